@@ -11,7 +11,7 @@ from backend.types import Prediction, PredictRequest, PromptRegion
 logger = logging.getLogger(__name__)
 
 
-def note(
+def record(
     metrics: Metrics,
     request: PredictRequest,
     predictions: Sequence[Prediction],
@@ -20,17 +20,24 @@ def note(
     total_s: float,
     body_bytes: int = 0,
 ) -> None:
-    """Record an answer, one prediction per task; reading the request took ``received_s``, all of it ``total_s``."""
-    record = metrics.answered(request, predictions, received_s=received_s, total_s=total_s, body_bytes=body_bytes)
+    """Record an answer, which has one prediction per task.
+
+    ``received_s`` is the time that reading the request took, ``total_s`` the time from its first byte to the answer.
+    """
+    answered = metrics.record_answer(
+        request, predictions, received_s=received_s, total_s=total_s, body_bytes=body_bytes
+    )
     if request.context is None:
-        logger.info("tasks answered: task=%s tasks=%d %s", record.task_id, record.tasks, _outcome(record, predictions))
+        logger.info(
+            "tasks answered: task=%s tasks=%d %s", answered.task_id, answered.tasks, _outcome(answered, predictions)
+        )
     else:
         prompts = describe_prompts(request.context, len(request.texts))
-        logger.info("click answered: task=%s prompts=%r %s", record.task_id, prompts, _outcome(record, predictions))
+        logger.info("click answered: task=%s prompts=%r %s", answered.task_id, prompts, _outcome(answered, predictions))
 
 
 def describe_prompts(context: Sequence[PromptRegion], texts: int = 0) -> str:
-    """Return the prompts of a click in words, and of how many ``texts`` with words.
+    """Return a click's prompts in words; ``texts`` is how many of them are typed.
 
     >>> from backend.shapes import Rectangle
     >>> point, box = KeyPoint(50, 50), Rectangle(10, 10, 30, 30)

@@ -17,7 +17,6 @@ True
 """
 
 from enum import Enum
-from typing import TypeVar
 
 
 class Kind(Enum):
@@ -174,7 +173,7 @@ class BackendError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default calls the constructor with `args`, which fails for a subclass that takes other arguments.
-        return _rebuilt, (type(self), self.args), self.__dict__
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 def internal(error: Exception) -> BackendError:
@@ -184,14 +183,6 @@ def internal(error: Exception) -> BackendError:
     "internal error: 'size'"
     """
     return BackendError(f"internal error: {error}")
-
-
-_Kind = TypeVar("_Kind", bound=BackendError)
-
-
-def _rebuilt(kind: type[_Kind], args: tuple[object, ...]) -> _Kind:
-    """Return an error without calling its constructor; its attributes are copied to it afterwards."""
-    return kind.__new__(kind, *args)
 
 
 class RequestError(BackendError):

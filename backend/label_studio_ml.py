@@ -30,6 +30,7 @@ from backend.errors import BackendError, Reason
 from backend.protocol import messages
 from backend.settings import read
 from backend.types import Prediction, PredictRequest
+from backend.web.listening import Service
 
 logger = logging.getLogger(__name__)
 
@@ -61,16 +62,16 @@ else:
 class ProcessSingleton:
     """A service that is composed on first use; a forked child process composes its own."""
 
-    def __init__(self, compose: Callable[[], web.Service]) -> None:
+    def __init__(self, compose: Callable[[], Service]) -> None:
         """Call ``compose`` once per process, and drop the parent's service after a fork."""
         self._compose = compose
-        self._service: web.Service | None = None
+        self._service: Service | None = None
         self._forget()
         if hasattr(os, "register_at_fork"):
             # The parent's threads and Paddle do not exist in the child, and its lock may stay locked forever.
             os.register_at_fork(after_in_child=self._forget)
 
-    def get(self) -> web.Service:
+    def get(self) -> Service:
         """Return the service; after a failure to compose it (`ValueError`, `OSError`), the next call tries again."""
         with self._lock:
             if self._service is None:
@@ -81,7 +82,7 @@ class ProcessSingleton:
         self._lock, self._service = threading.Lock(), None
 
 
-def compose() -> web.Service:
+def compose() -> Service:
     """Return the service that the environment describes, its model loading in the background.
 
     Raises:
@@ -132,7 +133,7 @@ class MlBackendAdapter:
             logger.error("event=predict_failed reason=%s detail=%r", reason, str(error))
             return self._response((Prediction((), 0.0, "", (reason,), should_store=bool(context)),) * len(tasks))
         predictions = service.segmenter.predict(request)
-        answer_log.note(service.metrics, request, predictions, total_s=time.perf_counter() - start)
+        answer_log.record(service.metrics, request, predictions, total_s=time.perf_counter() - start)
         return self._response(predictions)
 
     def fit(self, *args: object, **_kwargs: object) -> None:

@@ -160,7 +160,7 @@ class Metrics:
         self._cache.labels(tier).inc()
         self._own.tier = tier
 
-    def dropped(self, tier: str) -> None:
+    def record_drop(self, tier: str) -> None:
         """Count a cached embedding that cannot be used: damaged, or not of the network's shape."""
         self._dropped.labels(tier).inc()
 
@@ -172,7 +172,7 @@ class Metrics:
         """Count an image that could not be encoded ahead of its click."""
         self._background.labels(reason.value).inc()
 
-    def answered(
+    def record_answer(
         self,
         request: PredictRequest,
         predictions: Sequence[Prediction],
@@ -206,7 +206,7 @@ class Metrics:
             self._recent.appendleft(record)
         return record
 
-    def refused(self, reason: Reason) -> None:
+    def record_refusal(self, reason: Reason) -> None:
         """Count a request that was answered with an error."""
         self._reasons.labels(reason.value).inc()
         self.times.take()

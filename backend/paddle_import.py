@@ -1,4 +1,4 @@
-"""Keeps this process's handler of SIGTERM, and the garbage collector's pace, although Paddle is imported.
+"""Protects this process from two effects of importing Paddle: another handler of SIGTERM, and slow garbage collections.
 
 Paddle installs glog's crash handler, for SIGTERM too: on SIGTERM a process would report a crash and exit at once, even
 while it answers clicks or encodes. Python can set signal handlers only in the main thread, and Paddle is imported in
@@ -56,10 +56,10 @@ def sigterm_guard() -> Iterator[None]:
 
 @cache
 def freeze_imports() -> None:
-    """Keep the garbage collector from what was imported: it passed over 200,000 objects while clicks waited.
+    """Exclude the objects that exist now from garbage collection: passing over 200,000 of them made clicks wait.
 
-    Only the first call does, as garbage that is frozen is never freed. After it, ten thousand new objects start a
-    collection in place of 700, as a body may hold hundreds of thousands, none of which is garbage.
+    Only the first call has an effect, since garbage that is excluded is never freed. From then on a collection starts
+    after 10,000 new objects instead of 700: a request body may hold hundreds of thousands, none of which is garbage.
     """
     gc.freeze()
     gc.set_threshold(10_000)

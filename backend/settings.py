@@ -14,7 +14,7 @@ from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, Field,
 from pydantic_core import ErrorDetails
 
 from backend import settings_fields as fields
-from backend.shapes import FEWEST_CORNERS, MOST_CORNERS, OUTPUT_KINDS, Detail
+from backend.shapes import FEWEST_CORNERS, MOST_CORNERS, OUTPUT_KINDS, Detail, ShapeKind, in_order
 from model import tls
 from model.folders import cache_folder
 
@@ -169,6 +169,11 @@ class Settings(BaseModel):
     def detail(self) -> Detail:
         """How closely regions follow their masks, where a labeling config does not say."""
         return Detail(self.polygon_tolerance, self.polygon_corners, self.min_area)
+
+    @property
+    def output_kinds(self) -> tuple[ShapeKind, ...]:
+        """The kinds of region that masks may become, the preferred ones first."""
+        return in_order(self.output_preference)
 
     @property
     def buffer_bytes(self) -> int:

@@ -37,19 +37,14 @@ OUTPUT_KINDS = (
 
 @dataclass(frozen=True)
 class Detail:
-    """How closely a region follows its mask; None means the default.
+    """How closely a region follows its mask; None means the default."""
 
-    Attributes:
-        tolerance: largest distance in pixels of the photo between an outline and its mask. By default a ring loses at
-            most 0.5 % of the IoU.
-        corners: largest number of corners of a ring, at least `FEWEST_CORNERS`; where it is exceeded, the tolerance
-            grows.
-        min_area: holes and islands of fewer pixels are filled and dropped. By default those below 0.1 % of an object's
-            area where an outline is drawn, none where a mask is painted.
-    """
-
+    # largest distance in pixels of the photo between an outline and its mask; by default a ring loses at most 0.5 % of
+    # the IoU
     tolerance: float | None = None
-    corners: int | None = None
+    corners: int | None = None  # largest number of corners of a ring, from `FEWEST_CORNERS`; beyond it, tolerance grows
+    # holes and islands of fewer pixels are filled and dropped; by default those below 0.1 % of an object's area where
+    # an outline is drawn, none where a mask is painted
     min_area: float | None = None
 
     def over(self, defaults: "Detail") -> "Detail":

@@ -99,12 +99,10 @@ class PredictRequest:
 
 @dataclass(frozen=True)
 class SetupRequest:
-    """What Label Studio sends when it connects or opens a project; ``access_token`` stays out of logs and reprs."""
+    """What Label Studio sends when it connects or opens a project, as far as it is read."""
 
     project_id: int | None
     label_config: str
-    hostname: str = ""
-    access_token: "Secret | None" = None
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,4 +1,4 @@
-"""Folders for files that can be made or downloaded again."""
+"""Where files are kept that can be made or downloaded again, and how they are written."""
 
 import os
 import stat
@@ -21,6 +21,26 @@ def cache_folder() -> Path:
     except RuntimeError:
         folder = Path()
     return folder if folder.is_absolute() else _temporary(f"{NAME}-{os.getuid()}")
+
+
+def write(path: Path, data: bytes, mode: int = 0o644) -> Path:
+    """Write a file with these permissions, whole or not at all, and return its path.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(handle)
+        Path(unfinished).chmod(mode)
+        Path(unfinished).replace(path)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+    return path
 
 
 def _temporary(name: str) -> Path:

@@ -1,5 +1,7 @@
 """``python -m backend erase``: what is kept of a project, here and in Redis."""
 
+from contextlib import closing
+
 import click
 
 from backend.cli.commands import refuse, settings_of
@@ -35,11 +37,8 @@ def command(project: int) -> None:
             if project in log.all():
                 log.write(project, State.NONE)
         if settings.redis_url is not None:
-            parts = cluster.connect(settings, cluster.ANY_MODEL)
-            try:
+            with closing(cluster.connect(settings, cluster.ANY_MODEL)) as parts:
                 in_redis = erase.erase(parts.link, parts.keys, project)
-            finally:
-                parts.link.close()
         database = ContentDatabase(folder / "contents.db", settings.label_studio_url, locked_s=WAIT_S)
         kept = database.files_of_others(project)
         on_disk = 0 if kept is None else FileStore(folder, 0).keep_only(kept)

@@ -8,13 +8,13 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.client import Pipeline, PubSub
+from redis.client import PubSub
 from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as TooSlow
@@ -109,6 +109,10 @@ class RedisConnection:
         self._on_success()
         return result
 
+    def run_script(self, script: str, keys: Sequence[str], *arguments: str | bytes | int) -> Any:  # noqa: ANN401 - any type
+        """Return the answer of a Lua script to ``keys`` and ``arguments``, which it gets as ``KEYS`` and ``ARGV``."""
+        return self.call(lambda client: client.eval(script, len(keys), *keys, *arguments))
+
     def subscribe(self, channel: str) -> PubSub:
         """Return a subscription to a channel, on its own connection."""
 
@@ -167,12 +171,15 @@ class RedisConnection:
         return str(error).replace(self._url.value, "***")[:200] or type(error).__name__
 
 
-def answers(pipeline: "Pipeline") -> list[Any]:
-    """Return the answers of a pipeline's commands; None for each whose key holds a value of another type.
+def answers(client: "Redis", *commands: tuple[str | int, ...]) -> list[Any]:
+    """Send commands in one round trip; return their answers, None for each whose key holds a value of another type.
 
     Raises:
         RedisError: the first other error among the answers.
     """
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
     replies = pipeline.execute(raise_on_error=False)
     for index, reply in enumerate(replies):
         if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):

@@ -7,10 +7,9 @@ counts as missing.
 
 import logging
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
-from redis import Redis
 
 from backend.cluster.connection import RedisConnection, answers
 from backend.cluster.keys import Keys
@@ -98,17 +97,9 @@ class SharedContentIndex:
 
     def get(self, address_key: SourceKey) -> LookupResult:
         """Return the content and the failure stored for an address."""
-        key, failure_key = self._keys.content(address_key), self._keys.failure(address_key)
-
-        def work(client: "Redis") -> list[Any]:  # Any: a pipeline's answers are of many types
-            pipeline = client.pipeline(transaction=False)
-            pipeline.get(key)
-            pipeline.pttl(key)
-            pipeline.get(failure_key)
-            pipeline.pttl(failure_key)
-            return answers(pipeline)
-
-        data, left_ms, failure_data, failure_left_ms = self._link.call(work)
+        keys = self._keys.content(address_key), self._keys.failure(address_key)
+        commands = [(command, key) for key in keys for command in ("GET", "PTTL")]
+        data, left_ms, failure_data, failure_left_ms = self._link.call(lambda client: answers(client, *commands))
         raw, failure, record = _decode(data, _Record), _decode(failure_data, _Failure), None
         if raw is not None and 0 < left_ms <= _usable_ms(raw):  # a key of a restored dump may have no expiry
             record = _to_record(raw, (_usable_ms(raw) - left_ms) / 1000)
@@ -137,8 +128,9 @@ class SharedContentIndex:
         self._publish(_Event(*address_key, failure=raw))
 
     def _write(self, lease: Lease, key: str, value: _Record | _Failure, lasts_ms: int, *, delete: str) -> None:
-        keys, arguments = (lease.key, key, delete), (lease.token, msgspec.json.encode(value), lasts_ms)
-        if not self._link.call(lambda client: client.eval(_WRITE, len(keys), *keys, *arguments)):
+        if not self._link.run_script(
+            _WRITE, (lease.key, key, delete), lease.token, msgspec.json.encode(value), lasts_ms
+        ):
             logger.warning("event=lease_lost key=%s", lease.key)
 
     def _publish(self, event: _Event) -> None:

@@ -120,9 +120,8 @@ class Leases:
         """
         token, now = secrets.token_hex(16), time.monotonic()
         keys = [key, marker_key or unused_key(key), attempts_key(key)]
-        lasts_ms, longest_ms = int(self._lease_s * 1000), int(max(self._lease_s, LEASE_S) * 1000)
-        arguments = [token, str(lasts_ms), job_id or "none", str(longest_ms)]
-        attempt = self._link.call(lambda client: client.eval(_ACQUIRE, len(keys), *keys, *arguments))
+        longest_ms = int(max(self._lease_s, LEASE_S) * 1000)
+        attempt = self._link.run_script(_ACQUIRE, keys, token, int(self._lease_s * 1000), job_id or "none", longest_ms)
         if not isinstance(attempt, int) or attempt < 1:
             return None
         lease = self._leases[key] = Lease(self, key, token, attempt, now)
@@ -130,8 +129,7 @@ class Leases:
 
     def count_attempt(self, lease: Lease) -> None:
         """Count this attempt, until the lease is released cleanly: what its holder begins now may end the process."""
-        keys, arguments = [lease.key, attempts_key(lease.key)], [lease.token, str(ATTEMPTS_S)]
-        self._link.call(lambda client: client.eval(_COUNT, len(keys), *keys, *arguments))
+        self._link.run_script(_COUNT, [lease.key, attempts_key(lease.key)], lease.token, ATTEMPTS_S)
 
     def release(self, lease: Lease) -> None:
         """Release a lease, and reset its attempts if ``resets_attempts``; does not raise."""
@@ -140,7 +138,7 @@ class Leases:
             with lease.lock:
                 if self._leases.get(lease.key) is lease:  # it may have lapsed, and been acquired again in this process
                     del self._leases[lease.key]
-                self._link.call(lambda client: client.eval(_RELEASE, len(keys), *keys, lease.token))
+                self._link.run_script(_RELEASE, keys, lease.token)
         except RetryLater as error:
             logger.info("event=lease_lapses detail=%r", str(error))
 
@@ -168,8 +166,9 @@ class Leases:
                 return
             now = time.monotonic()
             cannot_have_lapsed = now - lease.renewed_at < self._lease_s
-            arguments = [lease.token, str(int(self._lease_s * 1000)), "1" if cannot_have_lapsed else "0"]
-            renewed = self._link.call(lambda client: client.eval(_RENEW, len(keys), *keys, *arguments))
+            renewed = self._link.run_script(
+                _RENEW, keys, lease.token, int(self._lease_s * 1000), int(cannot_have_lapsed)
+            )
             if renewed:
                 lease.renewed_at, is_urgent = now, renewed == _URGENT
             else:

@@ -59,10 +59,6 @@ class SharedEmbeddings:
             self.revalidate(ref, address_key)
         return result
 
-    def look_up(self, address_key: SourceKey) -> LookupResult:
-        """Return the content and the failure that Redis holds for an address."""
-        return self._parts.contents.get(address_key)
-
     def fetch(self, ref: ImageRef, address_key: SourceKey, looked_up: LookupResult) -> tuple[EncodeResult, str] | None:
         """Return what was made of a looked-up content and its tier, ``memory`` or ``redis``; None if it is missing.
 
@@ -86,7 +82,7 @@ class SharedEmbeddings:
 
     def is_done(self, address_key: SourceKey) -> bool:
         """Whether Redis holds a fresh embedding of an address, or a recent failure."""
-        looked_up = self.look_up(address_key)
+        looked_up = self._parts.contents.get(address_key)
         record = looked_up.record
         return looked_up.failure is not None or (
             record is not None and record.is_fresh and self._store.holds(self._key(record.digest))
@@ -111,7 +107,7 @@ class SharedEmbeddings:
 
     def _recheck(self, ref: ImageRef, address_key: SourceKey) -> None:
         try:
-            record = self.look_up(address_key).record
+            record = self._parts.contents.get(address_key).record
             if record is not None and record.is_fresh:
                 self._learn(address_key, record)
             else:

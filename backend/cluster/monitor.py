@@ -4,8 +4,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from redis import Redis
-
 from backend.cluster.connection import RedisConnection, answers
 from backend.cluster.keys import Keys
 from backend.cluster.queues import JobQueues, QueueState
@@ -81,8 +79,7 @@ class ClusterMonitor:
 
     def alive(self) -> tuple[str, ...]:
         """Return the names of the live workers of all models."""
-        arguments = (str(ALIVE_S), str(LOADING_S))
-        names = self._link.call(lambda client: client.eval(_ALIVE, 1, self._keys.workers, *arguments))
+        names = self._link.run_script(_ALIVE, [self._keys.workers], ALIVE_S, LOADING_S)
         return tuple(sorted(name.decode(errors="replace") for name in names if isinstance(name, bytes)))
 
     def no_worker_error(self) -> RetryLater | None:
@@ -102,7 +99,7 @@ class ClusterMonitor:
 
     def heartbeat(self, name: str, ahead_s: int = 0) -> None:
         """Write the heartbeat of a worker, see `Keys.worker`; the next may be ``ahead_s`` late, up to `LOADING_S`."""
-        self._link.call(lambda client: client.eval(_HEARTBEAT, 1, self._keys.workers, name, str(ahead_s)))
+        self._link.run_script(_HEARTBEAT, [self._keys.workers], name, ahead_s)
 
     def deregister(self, name: str) -> None:
         """Remove a worker that stops; does not raise."""
@@ -118,11 +115,7 @@ class ClusterMonitor:
         return worker.endswith(f" {self._keys.model}")
 
     def _counts(self) -> tuple[int, int, int]:
-        def work(client: "Redis") -> list[int]:
-            pipeline = client.pipeline(transaction=False)
-            pipeline.hmget(self._keys.counts, ["encode", "fetch", "failure"])
-            (counts,) = answers(pipeline)
-            return [int(count) if count is not None and count.isdigit() else 0 for count in counts or (None,) * 3]
-
-        encodes, fetches, failures = self._link.call(work)
+        command = ("HMGET", self._keys.counts, "encode", "fetch", "failure")
+        (counts,) = self._link.call(lambda client: answers(client, command))
+        encodes, fetches, failures = (int(count) if count and count.isdigit() else 0 for count in counts or (None,) * 3)
         return encodes, fetches, failures

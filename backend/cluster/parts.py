@@ -29,9 +29,13 @@ class ClusterParts:
         >>> parts = ClusterParts.connect(Secret("redis://localhost:6379/0"), "paddle-sam", "SAM@1234")
         >>> parts.keys.events
         'paddle-sam:SAM@1234:notices'
-        >>> parts.link.close()
+        >>> parts.close()
         """
         link, keys = RedisConnection(url), Keys(prefix, model_version)
         queues = JobQueues(link, keys)
         leases = Leases(link, lease_s=lease_s, renew_every_s=lease_s / RENEWALS)
         return cls(link, keys, leases, queues, SharedContentIndex(link, keys), ClusterMonitor(link, keys, queues))
+
+    def close(self) -> None:
+        """Close the connections to Redis."""
+        self.link.close()

@@ -147,7 +147,7 @@ class PendingImages:
 
     def _start(self, pending: _PendingImage) -> None:
         """Look the image up in Redis; enqueue it if it is missing."""
-        if not self._finish_if_known(pending, self._cached.look_up(pending.address_key)):
+        if not self._finish_if_known(pending, self._parts.contents.get(pending.address_key)):
             self._metrics.record_lookup("miss")
             self._enqueue(pending)  # also without a worker, for the next one that starts
             if (no_worker := self._parts.monitor.no_worker_error()) is not None:
@@ -176,7 +176,7 @@ class PendingImages:
 
     def _check(self, pending: _PendingImage, looked_up: LookupResult | None = None) -> None:
         """Finish an image whose result is known; enqueue one again whose job is lost."""
-        if self._finish_if_known(pending, looked_up or self._cached.look_up(pending.address_key)):
+        if self._finish_if_known(pending, looked_up or self._parts.contents.get(pending.address_key)):
             return
         if pending.enqueued_as is None:
             return

@@ -152,15 +152,7 @@ class JobQueues:
         """
 
         def work(client: "Redis") -> tuple[_Job, str] | None:
-            # Twice, because RQ keeps a job that comes from a single queue in a list that only its own workers clear.
-            queues = 2 * [self._queue(client, priority) for priority in priorities]
-            try:
-                taken = Queue.dequeue_any(queues, within_s, client, job_class=_Job, serializer=JSONSerializer)
-            except DequeueTimeout:
-                return None
-            assert taken is not None
-            client.delete(taken[0].key)  # from here on, the lease shows that the image is in progress
-            return taken[0], taken[1].name
+            return _taken(client, [self._queue(client, priority) for priority in priorities], within_s)
 
         taken = self._link.call(work)
         if taken is None:
@@ -198,11 +190,8 @@ class JobQueues:
         def work(client: "Redis") -> int | None:
             if any(self._queue(client, priority).count for priority in Priority):
                 return None
-            queues = 2 * [self._training_queue(client)]  # twice: see `take`
-            taken = Queue.dequeue_any(queues, None, client, job_class=_Job, serializer=JSONSerializer)
-            if taken is None:
+            if (taken := _taken(client, [self._training_queue(client)], None)) is None:
                 return None
-            client.delete(taken[0].key)
             match taken[0].arguments:
                 case [str(text)] if text.isascii() and text.isdecimal() and len(text) < 19:
                     return int(text)
@@ -220,13 +209,12 @@ class JobQueues:
             return []
 
         def work(client: "Redis") -> list[JobState]:
-            pipeline = client.pipeline(transaction=False)
+            commands: list[tuple[str | int, ...]] = []
             for address_key, priority in jobs:
-                pipeline.exists(self._keys.lease(address_key))
-                pipeline.get(self._keys.enqueued(address_key, priority))
-            for priority in Priority:
-                pipeline.lrange(self._queue(client, priority).key, 0, -1)
-            *replies, interactive, prefetch, bulk = answers(pipeline)
+                commands.append(("EXISTS", self._keys.lease(address_key)))
+                commands.append(("GET", self._keys.enqueued(address_key, priority)))
+            commands += [("LRANGE", self._queue(client, priority).key, 0, -1) for priority in Priority]
+            *replies, interactive, prefetch, bulk = answers(client, *commands)
             waiting = {*(interactive or ()), *(prefetch or ()), *(bulk or ())}
             return [_job_state(*pair, waiting) for pair in zip(replies[::2], replies[1::2], strict=True)]
 
@@ -279,6 +267,22 @@ class _Job(Job):  # type: ignore[misc]  # RQ counts as untyped, see pyproject
             return None
 
 
+def _taken(client: "Redis", queues: list[Queue], within_s: int | None) -> tuple[_Job, str] | None:
+    """Take the first job off the queues, with its queue's name; None if they stay empty, or are with ``within_s`` None.
+
+    From here on, its lease shows that it is in progress.
+    """
+    # Twice, because RQ keeps a job that comes from a single queue in a list that only its own workers clear.
+    try:
+        taken = Queue.dequeue_any(2 * queues, within_s, client, job_class=_Job, serializer=JSONSerializer)
+    except DequeueTimeout:
+        return None
+    if taken is None:
+        return None
+    client.delete(taken[0].key)
+    return taken[0], taken[1].name
+
+
 def _job_state(is_leased: bool, job_id: bytes | None, waiting: set[bytes]) -> JobState:
     if is_leased:
         return JobState.LEASED
@@ -288,14 +292,10 @@ def _job_state(is_leased: bool, job_id: bytes | None, waiting: set[bytes]) -> Jo
 
 
 def _state(queue: Queue, priority: Priority, client: "Redis") -> QueueState:
-    pipeline = client.pipeline(transaction=False)
-    pipeline.llen(queue.key)
-    pipeline.lindex(queue.key, 0)
-    depth, first = answers(pipeline)
+    depth, first = answers(client, ("LLEN", queue.key), ("LINDEX", queue.key, 0))
     depth = int(depth or 0)
-    pipeline.hget(Job.key_for(first.decode(errors="replace") if isinstance(first, bytes) else "none"), "enqueued_at")
-    pipeline.time()
-    since, (seconds, _) = answers(pipeline)
+    job_key = Job.key_for(first.decode(errors="replace") if isinstance(first, bytes) else "none")
+    since, (seconds, _) = answers(client, ("HGET", job_key, "enqueued_at"), ("TIME",))
     try:
         text = since.decode() if isinstance(since, bytes) else ""
         moment = datetime.strptime(text, _RQ_TIME).replace(tzinfo=timezone.utc)

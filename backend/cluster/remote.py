@@ -112,7 +112,7 @@ class QueuedEmbeddings:
         result = self._cached.get_local(ref, address_key)
         if result is None:
             with suppress(BackendError):
-                cached = self._cached.fetch(ref, address_key, self._cached.look_up(address_key))
+                cached = self._cached.fetch(ref, address_key, self._parts.contents.get(address_key))
                 result = cached[0] if cached is not None else None
         return result if isinstance(result, Embedding) else None
 

@@ -73,10 +73,7 @@ class RedisStore:
         name, longest_ms = self._keys.embedding(key), int(self._ttl_s * 1000)
 
         def work(client: "Redis") -> tuple[memoryview | None, int]:
-            pipeline = client.pipeline(transaction=False)
-            pipeline.strlen(name)
-            pipeline.pttl(name)
-            value_bytes, left_ms = answers(pipeline)
+            value_bytes, left_ms = answers(client, ("STRLEN", name), ("PTTL", name))
             if left_ms == NO_END:  # from a restored dump; volatile-lru could not evict it
                 with suppress(ResponseError):  # a replica is read-only
                     client.pexpire(name, longest_ms)
@@ -118,13 +115,9 @@ class RedisStore:
         name, ttl_ms = self._keys.files(project_id), int(self._ttl_s * 1000) + NOTED_LONGER_MS
 
         def work(client: "Redis") -> None:
-            pipeline = client.pipeline(transaction=False)
-            pipeline.hset(name, digest, "")
-            pipeline.pexpire(name, ttl_ms)
-            if answers(pipeline)[0] is None:  # a value of another type, which is not ours
-                client.delete(name)
-                client.hset(name, digest, "")
-                client.pexpire(name, ttl_ms)
+            note, expiry = ("HSET", name, digest, ""), ("PEXPIRE", name, ttl_ms)
+            if answers(client, note, expiry)[0] is None:  # a value of another type, which is not ours
+                answers(client, ("DEL", name), note, expiry)
 
         self._link.call(work)
 

@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 
 from backend.cluster import check
@@ -55,7 +56,7 @@ def web(
     parts = connect(settings, model_version)
     memory = MemoryStore(settings.memory_cache_mb * MB)
     store = RedisStore(
-        parts.link, parts.keys, settings.redis_ttl_s, metrics.stage, shape=shape, on_drop=metrics.dropped
+        parts.link, parts.keys, settings.redis_ttl_s, metrics.stage, shape=shape, on_drop=metrics.record_drop
     )
     embeddings = QueuedEmbeddings(parts, memory, store, metrics, settings.embedding_dtype, clock=clock, budget=budget)
     _watch(parts, metrics)
@@ -75,7 +76,7 @@ def recent_answers(settings: Settings, checkpoint: Checkpoint) -> tuple[RecentAn
 
     def close() -> None:
         background.close()
-        parts.link.close()
+        parts.close()
 
     return RecentAnswers(shared, background.submit), close
 
@@ -110,20 +111,14 @@ def require_usable(settings: Settings) -> None:
     """
     if settings.redis_url is None:
         return
-    parts = connect(settings, ANY_MODEL)
-    try:
+    with closing(connect(settings, ANY_MODEL)) as parts:
         check.require_usable(parts.link, parts.keys)
-    finally:
-        parts.link.close()
 
 
 def has_worker(settings: Settings) -> bool:
     """Whether a worker on this machine, or in this container, is alive; `RetryLater` if Redis does not answer."""
-    parts = connect(settings, ANY_MODEL)
-    try:
+    with closing(connect(settings, ANY_MODEL)) as parts:
         return any(name.startswith(f"{socket.gethostname()}:") for name in parts.monitor.alive())
-    finally:
-        parts.link.close()
 
 
 def _watch(parts: ClusterParts, metrics: Metrics) -> None:

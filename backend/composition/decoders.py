@@ -1,7 +1,7 @@
 """Builds what keeps, chooses and trains the decoders of projects."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,16 +34,31 @@ class DecoderParts:
 def web(settings: Settings, checkpoint: Checkpoint, base: LazyDecoder, metrics: Metrics) -> DecoderParts:
     """Return the decoders of a web process; ``base`` is the decoder of the checkpoint."""
     folder = DecoderFolder(settings.decoders_dir)
-    projects = ProjectDecoders(base, checkpoint, folder, settings.device)
-    log = TrainingLog(folder)
+    projects, log = ProjectDecoders(base, checkpoint, folder, settings.device), TrainingLog(folder)
     _watch(metrics, projects, log)
+    trainings: Trainings
+    local: LocalTrainings | None = None
     if settings.redis_url is None:
-        local = LocalTrainings(TrainingRunner(training.command(settings.weights, settings.device), log), log)
-        return _parts(projects, local, log, DecoderWatch(projects.refresh), (local.end_lost, local.close))
-    shared = cluster.connect(settings, checkpoint.model_version)
-    queued = QueuedTrainings(shared, log)
-    watch = DecoderWatch(DecoderExchange(shared.link, shared.keys, folder).sync, queued.enqueue_lost, projects.refresh)
-    return _parts(projects, queued, log, watch, (lambda: None, shared.link.close))
+        runner = TrainingRunner(training.command(settings.weights, settings.device), log)
+        trainings = local = LocalTrainings(runner, log)
+        watch, close_trainings = DecoderWatch(projects.refresh), local.close
+    else:
+        parts = cluster.connect(settings, checkpoint.model_version)
+        trainings = queued = QueuedTrainings(parts, log)
+        sync = DecoderExchange(parts.link, parts.keys, folder).sync
+        watch, close_trainings = DecoderWatch(sync, queued.enqueue_lost, projects.refresh), parts.close
+
+    def start() -> None:
+        projects.refresh()  # so that the first answer is that of the project's decoder
+        watch.start()
+        if local is not None:
+            local.end_lost()
+
+    def close() -> None:
+        watch.close()
+        close_trainings()
+
+    return DecoderParts(projects, trainings, log, start, close)
 
 
 def publish(settings: Settings, project_id: int, data: bytes) -> DecoderWeights:
@@ -81,38 +96,14 @@ def exchanged(settings: Settings, *, needs_redis: bool = True) -> Iterator[Decod
     if settings.redis_url is None:
         yield folder
         return
-    parts = cluster.connect(settings, cluster.ANY_MODEL)
-    exchange = DecoderExchange(parts.link, parts.keys, folder)
     tolerated = () if needs_redis else (RetryLater,)
-    try:
+    with closing(cluster.connect(settings, cluster.ANY_MODEL)) as parts:
+        exchange = DecoderExchange(parts.link, parts.keys, folder)
         with suppress(*tolerated):
             exchange.sync()
         yield folder
         with suppress(*tolerated):
             exchange.sync()
-    finally:
-        parts.link.close()
-
-
-def _parts(
-    projects: ProjectDecoders,
-    trainings: Trainings,
-    log: TrainingLog,
-    watch: DecoderWatch,
-    begin_and_end: tuple[Callable[[], None], Callable[[], None]],
-) -> DecoderParts:
-    begin, end = begin_and_end
-
-    def start() -> None:
-        projects.refresh()  # so that the first answer is that of the project's decoder
-        watch.start()
-        begin()
-
-    def close() -> None:
-        watch.close()
-        end()
-
-    return DecoderParts(projects, trainings, log, start, close)
 
 
 def _watch(metrics: Metrics, projects: ProjectDecoders, log: TrainingLog) -> None:

@@ -140,13 +140,9 @@ def encode_spec(settings: Settings, checkpoint: Checkpoint) -> EncodeSpec:
 
 def word_detector(settings: Settings, limits: PixelLimits) -> WordDetector | None:
     """Return what finds words on images; None where no detector is configured. It is read when it is needed."""
-
-    def read() -> Detector:
-        detector = read_detector(settings)
-        assert detector is not None
-        return detector
-
-    return None if settings.detector is None else WordDetector(read, limits)
+    if settings.detector is None:
+        return None
+    return WordDetector(partial(_detector, settings.detector, settings.model_dir, settings.device), limits)
 
 
 def embedding_shape(checkpoint: Checkpoint) -> Shape:

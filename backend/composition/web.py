@@ -3,10 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-
-from flask import Flask
 
 from backend.composition import cluster
 from backend.composition import decoders as composition_decoders
@@ -35,11 +32,11 @@ from backend.segmentation.retrieval import OpenedTaskPolicy, Retrieval, Retrieva
 from backend.segmentation.service import ClickPolicy, Segmenter
 from backend.segmentation.tasks import TaskSegmenter
 from backend.settings import MB, Settings
-from backend.types import WebhookEvent
 from backend.web import readiness
 from backend.web.access import Access
 from backend.web.app import BODIES, create_app
 from backend.web.bodies import Bodies
+from backend.web.listening import Service
 from backend.web.readiness import Work
 from backend.web.status import snapshot
 from backend.web.status.snapshot import StatusSources
@@ -51,18 +48,6 @@ from model.weights import Checkpoint
 logger = logging.getLogger(__name__)
 
 DECODES_AT_ONCE = max(1, cpu_count() // 4)  # each uses up to four cores; more at once wait for each other in Python
-
-
-@dataclass(frozen=True)
-class Service:
-    """The parts of one web process."""
-
-    app: Flask
-    segmenter: Segmenter  # answers requests, for callers without HTTP
-    metrics: Metrics
-    start: Callable[[], None]  # starts loading the model in the background; after a fork, not before
-    close: Callable[[], None]  # stops the threads, after finishing the work in progress
-    on_event: Callable[[WebhookEvent], None] = lambda event: None  # starts the training that a webhook asks for
 
 
 def build(settings: Settings, checkpoint: Checkpoint) -> Service:
@@ -159,7 +144,7 @@ def _store(settings: Settings, checkpoint: Checkpoint, metrics: Metrics) -> Embe
                 settings.cache_dir,
                 settings.disk_cache_mb * MB,
                 shape=embedding_shape(checkpoint),
-                on_drop=metrics.dropped,
+                on_drop=metrics.record_drop,
             )
         )
     return TieredStore(tiers, metrics.record_lookup)

@@ -101,8 +101,7 @@ class DecoderExchange:
                 self._refused[document.active] = self._clock()
                 logger.warning("event=decoder_not_shared project=%s detail=%r", project_id, str(error))
                 return
-        keys = [self._keys.documents, self._keys.decoder(project_id)]
-        self._link.call(lambda client: client.eval(_PUT, len(keys), *keys, *arguments))
+        self._link.run_script(_PUT, [self._keys.documents, self._keys.decoder(project_id)], *arguments)
 
     def _is_refused(self, digest: str) -> bool:
         return self._clock() - self._refused.get(digest, -math.inf) < RETRY_AFTER_S

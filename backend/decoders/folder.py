@@ -20,7 +20,9 @@ from typing import ClassVar, TypeVar
 
 import msgspec
 
+from backend.images import decode
 from backend.protocol import json_fields
+from model import folders
 from model.weights import decoder_weights
 from model.weights.decoder_weights import DecoderWeights
 from model.weights.errors import WeightsError
@@ -47,14 +49,10 @@ D = TypeVar("D", bound="Document")
 
 @dataclass(frozen=True)
 class Document:
-    """A small JSON file of a project, which is replaced as a whole.
-
-    Attributes:
-        revision: rises with every change; of two of a project the one with the higher revision holds.
-    """
+    """A small JSON file of a project, which is replaced as a whole."""
 
     FILE: ClassVar[str]
-    revision: int = 0
+    revision: int = 0  # rises with every change; of two documents of a project the one with the higher revision holds
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -81,24 +79,17 @@ class Document:
 
 @dataclass(frozen=True)
 class Record(Document):
-    """The decoders of a project, and the one that serves it.
-
-    Attributes:
-        active: digest of the decoder that serves; None for the base.
-        is_pinned: whether a new decoder leaves the active one in place.
-        digests: of the decoders that are kept, the newest first.
-    """
+    """The decoders of a project, and the one that serves it."""
 
     FILE = RECORD
-    active: str | None = None
-    is_pinned: bool = False
-    digests: tuple[str, ...] = ()
+    active: str | None = None  # digest of the decoder that serves; None for the base
+    is_pinned: bool = False  # whether a new decoder leaves the active one in place
+    digests: tuple[str, ...] = ()  # of the decoders that are kept, the newest first
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for digest in self.digests:
-            if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-                raise ValueError(f"digests: expected 64 hexadecimal digits each, got {digest!r:.80}")
+            decode.check_digest("digests", digest)
         if self.active is not None and self.active not in self.digests:
             raise ValueError(f"active: expected one of the digests, got {self.active!r:.80}")
 
@@ -138,14 +129,6 @@ class DecoderFolder:
                 return kind.parse(stream.read(MOST_DOCUMENT_BYTES))
         except OSError:
             return kind()
-
-    def write_document(self, project_id: int, name: str, data: bytes) -> None:
-        """Replace a small file of a project, as a whole.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        decoder_weights.write(self.path(project_id, name), data)
 
     def file(self, project_id: int, digest: str) -> Path:
         """Return the path of a decoder's file, which may not be on this machine."""
@@ -187,7 +170,7 @@ class DecoderFolder:
         if len(data) > MOST_BYTES:
             raise WeightsError(f"decoder of project {project_id}: expected at most {MOST_BYTES} bytes, got {len(data)}")
         decoder = _checked(decoder_weights.parse(data), project_id, digest)
-        decoder_weights.write(self.file(project_id, decoder.digest), data)
+        folders.write(self.file(project_id, decoder.digest), data)
         return decoder
 
     def change(self, project_id: int, change: Callable[[Record], Record]) -> Record:
@@ -247,7 +230,7 @@ class DecoderFolder:
             yield
 
     def _replace(self, project_id: int, document: Document) -> None:
-        self.write_document(project_id, document.FILE, document.dump())
+        folders.write(self.path(project_id, document.FILE), document.dump())
         if isinstance(document, Record):
             for path in self.path(project_id, RECORD).parent.glob("[!.]*"):
                 is_decoder, digests = path.suffix == ".safetensors", document.digests

@@ -64,22 +64,14 @@ class State(str, Enum):
 
 @dataclass(frozen=True)
 class Training(Document):
-    """The last training of a project.
-
-    Attributes:
-        state: how far it is.
-        at: when this was written, in seconds since 1970.
-        text: the last line that the training wrote; once it has ended, the last lines.
-        annotations: how many annotations the project had when it was started.
-        number: how many trainings of the project were started, this one included.
-    """
+    """The last training of a project."""
 
     FILE = TRAINING
     state: State = State.NONE
-    at: float = 0.0
-    text: str = ""
-    annotations: int = 0
-    number: int = 0
+    at: float = 0.0  # when this was written, in seconds since 1970
+    text: str = ""  # the last line that the training wrote; once it has ended, the last lines
+    annotations: int = 0  # how many annotations the project had when it was started
+    number: int = 0  # how many trainings of the project were started, this one included
 
     def state_at(self, now: float) -> State:
         """Return the state, which is `State.FAILED` if a running one has had no heartbeat for `STALE_S`."""
@@ -89,18 +81,12 @@ class Training(Document):
 
 @dataclass(frozen=True)
 class Submitted(Document):
-    """The annotations that were submitted in a project since its last training was started, as this machine saw it.
-
-    Attributes:
-        training: the `Training.number` of that training.
-        total: how many annotations the project had after the last of them; deleted ones do not count.
-        new: how many they are; those that were deleted again count.
-    """
+    """The annotations that were submitted in a project since its last training was started, as this machine saw it."""
 
     FILE = "annotations.json"
-    training: int = 0
-    total: int = 0
-    new: int = 0
+    training: int = 0  # the `Training.number` of that training
+    total: int = 0  # how many annotations the project had after the last of them; deleted ones do not count
+    new: int = 0  # how many they are; those that were deleted again count
 
 
 class TrainingLog:

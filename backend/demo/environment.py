@@ -1,9 +1,9 @@
-"""Makes a virtual environment and installs packages into it, with progress, so that a half of it never counts.
+"""Makes a virtual environment and installs packages into it; one whose installation was interrupted is made again.
 
 ``make`` calls this before anything is installed (``python -m backend.demo.environment STAMP ARGUMENTS-OF-PIP``), so it
-needs nothing but Python. A stamp is a file of the environment that is written last and taken away first: an environment
-without one was never finished, or was being changed when that was interrupted; pip would take half a package for a
-whole one, so it is made again from nothing.
+needs nothing but Python. A stamp is a file of the environment that is written last and removed first: an environment
+without one was never finished, or a change of it was interrupted. pip takes an incomplete package for a complete one,
+so such an environment is made from nothing.
 """
 
 import os

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from backend.demo.processes import LOCALHOST, DemoError, Program
+from model import folders
 
 USERNAME = "demo@example.com"
 BACKEND_TIMEOUT_S = 3600.0  # includes the download of the chosen weights, up to 2.4 GB
@@ -32,10 +33,7 @@ def read_login(path: Path) -> Login:
     """Return the login, which the first start creates and Label Studio's database holds from then on."""
     if not path.exists():
         login = Login(USERNAME, secrets.token_urlsafe(9), secrets.token_hex(20))
-        fresh = path.with_suffix(".part")
-        fresh.touch(mode=0o600)
-        fresh.write_bytes(msgspec.json.encode(login))
-        fresh.replace(path)
+        folders.write(path, msgspec.json.encode(login), mode=0o600)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Login)
     except msgspec.MsgspecError as error:

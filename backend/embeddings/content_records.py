@@ -8,7 +8,6 @@ memory alone; a file that is damaged or not ours is replaced.
 
 import hashlib
 import logging
-import re
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+from backend.images import decode
 from backend.images.fetch import Validators
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ LOCKED_S = 0.25  # how long to wait for another process that writes, and for a t
 _PASSING = ("locked", "readonly", "full", "unable to open", "disk I/O")
 """In SQLite's messages of errors after which the file may still be good."""
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS contents_1 (name TEXT PRIMARY KEY, digest TEXT NOT NULL, etag TEXT NOT NULL, "
     "last_modified TEXT NOT NULL, immutable INTEGER NOT NULL, checked_at REAL NOT NULL) WITHOUT ROWID"
@@ -62,8 +61,7 @@ class ContentRecord:
     checked_at: float  # when the server last confirmed it, on the clock of the index
 
     def __post_init__(self) -> None:
-        if not _DIGEST.fullmatch(self.digest):
-            raise ValueError(f"digest: expected 64 hexadecimal digits, got {self.digest!r:.80}")
+        decode.check_digest("digest", self.digest)
 
 
 class ContentDatabase:

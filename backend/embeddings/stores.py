@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import re
 import secrets
 import threading
 import time
@@ -25,7 +24,6 @@ logger = logging.getLogger(__name__)
 PIXELS = f"{decode.PIXELS_VERSION}.{PREPROCESSING_VERSION}"
 """Version of the path from file to network input: the decoding of files, and the model's preprocessing."""
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _SUFFIX = ".embedding"
 _STALE_S = 3600.0
 _SCAN_EVERY = 64
@@ -45,8 +43,7 @@ class EmbeddingKey:
     preprocessing: str = PIXELS  # version of the path from file to network input, see `PIXELS`
 
     def __post_init__(self) -> None:
-        if not _DIGEST.fullmatch(self.digest):
-            raise ValueError(f"digest: expected 64 hexadecimal digits, got {self.digest!r:.80}")
+        decode.check_digest("digest", self.digest)
 
     def __str__(self) -> str:
         return f"{self.digest}:{self.model_version}:{self.dtype}:{self.preprocessing}"

@@ -54,6 +54,9 @@ _HOLD_IPV4 = tuple(map(ipaddress.IPv6Network, (
 """Networks whose addresses end in the IPv4 address that they represent."""
 
 
+_PORTS = {"http": 80, "https": 443}
+
+
 @dataclass(frozen=True)
 class Origin:
     """The origin of a server: scheme, lower-case host as it is sent (IDNA), and port.
@@ -70,22 +73,25 @@ class Origin:
     def of(cls, url: str) -> "Origin":
         """Return the origin of an http or https address; `ValueError` for another scheme, no host or a wrong port."""
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in _PORTS or not parts.hostname:
             raise ValueError(f"expected an http or https address, got {without_credentials(url)[:80]!r}")
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        return cls(parts.scheme, _ascii_host(parts.hostname.rstrip(".")), port)
+        return cls(parts.scheme, _ascii_host(parts.hostname.rstrip(".")), parts.port or _PORTS[parts.scheme])
 
     @classmethod
     def at(cls, url: httpx.URL) -> "Origin":
         """Return the origin of an http or https address."""
-        return cls(url.scheme, url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80))
+        return cls(url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS[url.scheme])
 
     @property
     def url(self) -> str:
         """The origin as an address, without a slash at the end and without the scheme's default port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        own = {"http": 80, "https": 443}.get(self.scheme)
-        return f"{self.scheme}://{host}" + ("" if self.port == own else f":{self.port}")
+        host, _, port = self.host_and_port.rpartition(":")
+        return f"{self.scheme}://{host}" + ("" if self.port == _PORTS[self.scheme] else f":{port}")
+
+    @property
+    def host_and_port(self) -> str:
+        """Host and port, as a proxy is asked for them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}:{self.port}"

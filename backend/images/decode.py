@@ -11,6 +11,7 @@ that the full-size pixels need not be in memory together.
 """
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from model.transforms import input_size, resize_bands
 PIXELS_VERSION = "3"  # changes whenever the same file would decode to other pixels; part of every cache key
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 _FOREIGN: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
     ("HEIC or AVIF", lambda head: head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS),
@@ -85,6 +87,12 @@ def digest(data: bytes) -> str:
     'e3b0c442'
     """
     return hashlib.sha256(data).hexdigest()
+
+
+def check_digest(name: str, value: str) -> None:
+    """Raise a `ValueError` that begins with ``name`` if a value is no sha256 in hex."""
+    if not _DIGEST.fullmatch(value):
+        raise ValueError(f"{name}: expected 64 hexadecimal digits, got {value!r:.80}")
 
 
 def is_web_page(data: bytes) -> bool:

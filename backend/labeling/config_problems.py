@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from backend.errors import ConfigError
 from backend.labeling import config
-from backend.labeling.config_types import PAINTED, Control, LabelConfig, LabelsTag
+from backend.labeling.config_types import PAINTED, Control, LabelConfig, LabelsTag, loosely
 from backend.labeling.output_choice import Outputs, answering
 from backend.shapes import OUTPUT_KINDS, ShapeKind
 
@@ -102,7 +102,7 @@ def _labels(on_image: LabelConfig, preference: Sequence[ShapeKind], is_alone: bo
     answer_names = {name for tag in offers for name in tag.loose_spellings}
     prompt_labels = dict.fromkeys(label for tag in prompts for label in tag.labels)
     answer_labels = dict.fromkeys(label for tag in offers for label in tag.labels)
-    lost = [label for label in prompt_labels if label.strip().casefold() not in answer_names]
+    lost = [label for label in prompt_labels if loosely(label) not in answer_names]
     if lost:
         got = (
             f"none of the labels {_names(answer_labels)} of the answers"

@@ -11,6 +11,11 @@ PAINTED = (ShapeKind.BRUSH, ShapeKind.BITMASK)  # kinds whose tools call no mode
 OUTLINES = (ShapeKind.RECTANGLE, ShapeKind.ELLIPSE)  # kinds that hold only the extent of a mask
 
 
+def loosely(name: str) -> str:
+    """Return the form in which names of labels are compared that differ in case or surrounding spaces."""
+    return name.strip().casefold()
+
+
 @dataclass(frozen=True)
 class ImageTag:
     """An ``<Image>`` of the labeling config; ``value`` and ``value_list`` are as written there, e.g. ``$image``.
@@ -45,8 +50,8 @@ class LabelsTag:
 
     @cached_property
     def loose_spellings(self) -> dict[str, str]:
-        """Every label by its case-folded names without surrounding spaces; the first of equal names wins."""
-        return {name.strip().casefold(): label for name, label in reversed(self.spellings.items())}
+        """Every label by its names, see `loosely`; the first of equal names wins."""
+        return {loosely(name): label for name, label in reversed(self.spellings.items())}
 
 
 @dataclass(frozen=True)

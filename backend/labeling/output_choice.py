@@ -9,7 +9,7 @@ comes first in ``backend.shapes.OUTPUT_KINDS`` wins.
 from collections.abc import Sequence
 
 from backend.errors import ConfigError, Reason
-from backend.labeling.config_types import OUTLINES, Control, LabelConfig, LabelsTag, OutputTag
+from backend.labeling.config_types import OUTLINES, Control, LabelConfig, LabelsTag, OutputTag, loosely
 from backend.shapes import OUTPUT_KINDS, ShapeKind
 
 EXAMPLE = '<BrushLabels name="brush" toName="{image}" smart="false"><Label value="Object"/></BrushLabels>'
@@ -77,13 +77,18 @@ class Outputs:
         surrounding spaces match second. Labels that no control offers are dropped, never replaced; an object without
         labels gets the label of its control, where that has only one.
         """
-        for index_by_name, is_exact in ((self._exact, True), (self._loose, False)):
+        for index_by_name, spell in ((self._exact, str), (self._loose, loosely)):
+            names = [spell(label) for label in labels]
             matches = [self._any] if self._any is not None and labels else []
-            matches += [index_by_name[name] for label in labels if (name := _name(label, is_exact)) in index_by_name]
+            matches += [index_by_name[name] for name in names if name in index_by_name]
             if matches:
                 control, tag = self._offers[min(matches)]
-                chosen = tuple(dict.fromkeys(word for label in labels if (word := _offered(tag, label, is_exact))))
-                return self._output(control, tag, chosen)
+                spellings = tag.spellings if spell is str else tag.loose_spellings
+                chosen = (
+                    spellings.get(name) or (label if tag.labels_vary else "")
+                    for name, label in zip(names, labels, strict=True)
+                )
+                return self._output(control, tag, tuple(dict.fromkeys(filter(None, chosen))))
         offers = [tag for control, tag in self._offers if control is self._first]
         choices = [(tag, label) for tag in offers for label in tag.labels[:2]]
         if labels or len(choices) != 1 or any(tag.labels_vary for tag in offers):
@@ -111,13 +116,3 @@ def _no_output(controls: LabelConfig) -> ConfigError:
         + EXAMPLE.format(image=name),
         Reason.NO_OUTPUT_CONTROL,
     )
-
-
-def _name(label: str, is_exact: bool) -> str:
-    return label if is_exact else label.strip().casefold()
-
-
-def _offered(tag: LabelsTag, label: str, is_exact: bool) -> str | None:
-    """Return ``label`` as the tag spells it, None where the tag does not offer it."""
-    names = tag.spellings if is_exact else tag.loose_spellings
-    return names.get(_name(label, is_exact)) or (label if tag.labels_vary else None)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from backend.errors import ConfigError, Reason, RequestError
-from backend.labeling.config_types import LabelConfig
+from backend.labeling.config_types import LabelConfig, loosely
 from backend.words import LONGEST_WORD, MOST_WORDS, Words
 from model.detection.word_list import listing, spelling, split_text
 
@@ -54,7 +54,7 @@ def of_text(text: str, controls: LabelConfig) -> Words:
         if not word:
             raise _no_words(text)
         name = wanted if has_label else word
-        label = exact.get(name) or offered.get(name.casefold(), "")
+        label = exact.get(name) or offered.get(loosely(name), "")
         if label and not has_label:
             pairs += [(spelled, label) for spelled in prompts.get(label) or (word,)]
         else:

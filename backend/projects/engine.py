@@ -5,10 +5,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from backend import shapes
 from backend.composition import cluster as composition_cluster
 from backend.composition import parts
 from backend.concurrency.retry import Stopped
@@ -23,7 +22,6 @@ from backend.metrics import Metrics
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.tasks import TaskSegmenter
 from backend.settings import MB, Settings
-from backend.shapes import ShapeKind
 from backend.types import ImageRef, Priority
 from model.automatic import AutomaticMaskGenerator, AutomaticSettings
 from model.weights import Checkpoint
@@ -94,11 +92,6 @@ def check_cache(settings: Settings) -> None:
         ) from error
 
 
-def outputs(settings: Settings) -> tuple[ShapeKind, ...]:
-    """Return the kinds of region that masks may become, the preferred kinds first."""
-    return shapes.in_order(settings.output_preference)
-
-
 def segmenter(
     settings: Settings, checkpoint: Checkpoint, embeddings: Embeddings, everything: AutomaticSettings | None
 ) -> TaskSegmenter:
@@ -115,7 +108,7 @@ def segmenter(
     return TaskSegmenter(
         MaskService(lambda _: loaded, Metrics(), decodes_at_once=1, detail=settings.detail),
         embeddings,
-        outputs(settings),
+        settings.output_kinds,
         None if automatic is None else automatic.generate_from_embedding,
     )
 
@@ -136,11 +129,10 @@ def only_run(
     if settings.redis_url is None:
         yield
         return
-    cluster = composition_cluster.connect(settings, model_version)
-    cluster.leases.start()
-    try:
+    with closing(composition_cluster.connect(settings, model_version)) as cluster, closing(cluster.leases) as leases:
+        leases.start()
         has_said_so = False
-        while (lease := cluster.leases.acquire(cluster.keys.run(project_id))) is None:
+        while (lease := leases.acquire(cluster.keys.run(project_id))) is None:
             if not has_said_so:
                 say(f"another run works on project {project_id}: waiting for it to end")
             has_said_so = True
@@ -148,9 +140,6 @@ def only_run(
                 raise Stopped
         with lease:
             yield
-    finally:
-        cluster.leases.close()
-        cluster.link.close()
 
 
 def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio) -> Engine:
@@ -167,13 +156,10 @@ def _here(settings: Settings, checkpoint: Checkpoint, client: LabelStudio) -> En
 
 def _on_workers(settings: Settings, checkpoint: Checkpoint) -> Engine:
     composition_cluster.require_usable(settings)
-    cluster = composition_cluster.connect(settings, checkpoint.model_version)
     until = time.monotonic() + HEARD_WITHIN_S
-    try:
+    with closing(composition_cluster.connect(settings, checkpoint.model_version)) as cluster:
         while not (state := cluster.monitor.look()).workers and time.monotonic() < until:
             time.sleep(0.25)
-    finally:
-        cluster.link.close()
     if not state.workers:
         names = ", ".join(state.other_models)
         others = f"; those that run encode with other weights: {names}" if names else ""

@@ -27,6 +27,7 @@ from backend.projects.progress import LINE_EVERY_S, format_seconds
 from backend.projects.report import RunReport
 from backend.projects.run import BatchRun
 from backend.settings import Settings
+from model import folders
 from model.finetuning.judging import Judgement, Scores
 from model.finetuning.training import FEWEST_IMAGES, Progress, Result, Training, TrainingOptions
 from model.overlay import RgbImage
@@ -84,39 +85,37 @@ def run(
     except BackendError as error:
         report.ended = " ".join(str(error).split())
         return report
-    _conclude(settings, checkpoint, batch, options, (examples, result, report))
+    _print_report(settings, checkpoint, batch, options, examples, result)
+    if result.ended == "stopped":
+        report.ended = "stopped; the next run goes on from here"
+    if result.is_better or (options.takes_any and result.after is not result.before):
+        data = decoder_weights.dump(_info(checkpoint, batch.project.id, examples, result), result.tensors)
+        version = decoder_weights.apply(checkpoint, decoders.publish(settings, batch.project.id, data)).model_version
+        click.echo(f"decoder of project {batch.project.id}: {version}, {len(data) / 1e6:.1f} MB")
+    else:
+        why = "no better than the base's decoder: not taken" + ("" if options.takes_any else " (--force takes it)")
+        report.ended = "; ".join(filter(None, [report.ended, why]))
     if result.ended != "stopped":
         state_file.unlink(missing_ok=True)
     return report
 
 
-def _conclude(
+def _print_report(
     settings: Settings,
     checkpoint: Checkpoint,
     batch: BatchRun,
     options: FinetuneOptions,
-    outcome: tuple[list[Example], Result, RunReport],
+    examples: Sequence[Example],
+    result: Result,
 ) -> None:
-    """Print and save the figures; publish the decoder if it is better, or if the options take any."""
-    examples, result, report = outcome
+    """Print the figures, and write the HTML page."""
     for line in finetune_report.lines(result):
         click.echo(line)
     path = options.report or settings.decoders_dir / str(batch.project.id) / REPORT
     title = f"Fine-tuning of {checkpoint.model_version} for project {batch.project.id} {batch.project.title!r}"
     page = finetune_report.page(result, title, _pictures(settings, batch, examples))
-    decoder_weights.write(path, page.encode())
+    folders.write(path, page.encode())
     click.echo(f"report: {path}")
-    if result.ended == "stopped":
-        report.ended = "stopped; the next run goes on from here"
-    if not (result.is_better or (options.takes_any and result.after is not result.before)):
-        why = "no better than the base's decoder: not taken"
-        report.ended = "; ".join(
-            filter(None, [report.ended, why if options.takes_any else f"{why} (--force takes it)"])
-        )
-        return
-    data = decoder_weights.dump(_info(checkpoint, batch.project.id, examples, result), result.tensors)
-    version = decoder_weights.apply(checkpoint, decoders.publish(settings, batch.project.id, data)).model_version
-    click.echo(f"decoder of project {batch.project.id}: {version}, {len(data) / 1e6:.1f} MB")
 
 
 def _info(checkpoint: Checkpoint, project_id: int, examples: Sequence[Example], result: Result) -> DecoderInfo:

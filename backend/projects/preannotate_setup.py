@@ -44,7 +44,7 @@ def run(settings: Settings, checkpoint: Checkpoint, batch: BatchRun, engine: Eng
         RetryLater: Redis does not answer.
         ValueError: the decoder cannot be loaded or does not support the options, or the COCO file is not one.
     """
-    outputs = project_engine.outputs(settings)
+    outputs = settings.output_kinds
     _check_output(batch.controls, outputs)
     coco = _read(choice.coco) if choice.coco is not None else None
     tuned = composition_decoders.tuned(settings, checkpoint, batch.project.id, _say)
@@ -105,7 +105,7 @@ def _draw(settings: Settings, context: PreannotateContext, folder: Path) -> RunR
     source = parts.image_source(settings, batch.client)
     fetch = sinks.retrying_fetch(source, batch.retry, batch.client.version)
     limits = PixelLimits(max_pixels=settings.max_image_pixels)
-    sink = sinks.OverlayFolder(folder, fetch, limits, batch.controls, batch.project.id)
+    sink = sinks.overlay_sink(folder, fetch, limits, batch.controls, batch.project.id)
     with progress.showing("preannotate", batch.total, sys.stderr) as shown:
         return preannotate_loop.run(context, sink, shown)
 

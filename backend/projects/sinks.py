@@ -56,47 +56,44 @@ def check_folder(folder: Path) -> None:
             raise ValueError(f"{path}: expected another folder (--dry-run), got one where this file may be overwritten")
 
 
-class OverlayFolder:
-    """Draws predictions over their images: ``task-12.jpg``, or ``task-12-0.jpg`` and so on for several images."""
+def overlay_sink(
+    folder: Path,
+    fetch: Callable[[ImageRef], bytes],
+    limits: decode.PixelLimits,
+    controls: LabelConfig,
+    project_id: int,
+) -> Sink:
+    """Return a sink that draws predictions over their images, which ``fetch`` returns.
 
-    def __init__(
-        self,
-        folder: Path,
-        fetch: Callable[[ImageRef], bytes],
-        limits: decode.PixelLimits,
-        controls: LabelConfig,
-        project_id: int,
-    ) -> None:
-        """Draw into ``folder``, which the first prediction creates, the images that ``fetch`` returns."""
-        self._folder, self._fetch, self._limits = folder, fetch, limits
-        self._controls, self._project_id = controls, project_id
+    It writes ``task-12.jpg``, or ``task-12-0.jpg`` and so on for several images, into ``folder``, which the first
+    prediction creates.
+    """
 
-    def __call__(self, chunk: Sequence[PendingPrediction]) -> Sequence[TaskOutcome]:
-        """Draw the predictions of a chunk."""
-        return [self._deliver(pending) for pending in chunk]
-
-    def _deliver(self, pending: PendingPrediction) -> TaskOutcome:
-        outcome = attempt(pending.task.id, partial(self._draw, pending))
-        if isinstance(outcome, Failure):
-            return TaskOutcome(failures=(*pending.failures, outcome))
-        return TaskOutcome() if outcome is None else TaskOutcome(MADE, pending.failures)
-
-    def _draw(self, pending: PendingPrediction) -> int:
+    def draw(pending: PendingPrediction) -> int:
         by_image: dict[tuple[str, int | None], list[Region]] = {}
         for region in pending.prediction.result:
             by_image.setdefault((region.to_name, region.item_index), []).append(region)
         for number, ((to_name, item_index), regions) in enumerate(by_image.items()):
-            [image] = config.on_image(self._controls, to_name).images
-            data = self._fetch(task_images.image_ref(image, pending.task, self._project_id, item_index))
-            picture = decode.decode(data, replace(self._limits, model_side=overlays.LONGEST_SIDE))
+            [image] = config.on_image(controls, to_name).images
+            data = fetch(task_images.image_ref(image, pending.task, project_id, item_index))
+            picture = decode.decode(data, replace(limits, model_side=overlays.LONGEST_SIDE))
             name = f"task-{pending.task.id}" + (f"-{number}" if len(by_image) > 1 else "")
-            self._write(f"{name}.jpg", overlays.jpeg(overlays.over(picture.pixels, tuple(regions))))
+            _write(folder / f"{name}.jpg", overlays.jpeg(overlays.over(picture.pixels, tuple(regions))))
         return len(by_image)
 
-    def _write(self, name: str, data: bytes) -> None:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / name).write_bytes(data)
-        except OSError as error:
-            text = f"{self._folder / name} cannot be written: {error.strerror or error}"
-            raise BackendError(text, Reason.STORE_UNAVAILABLE) from error
+    def deliver(pending: PendingPrediction) -> TaskOutcome:
+        outcome = attempt(pending.task.id, partial(draw, pending))
+        if isinstance(outcome, Failure):
+            return TaskOutcome(failures=(*pending.failures, outcome))
+        return TaskOutcome() if outcome is None else TaskOutcome(MADE, pending.failures)
+
+    return lambda chunk: [deliver(pending) for pending in chunk]
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        text = f"{path} cannot be written: {error.strerror or error}"
+        raise BackendError(text, Reason.STORE_UNAVAILABLE) from error

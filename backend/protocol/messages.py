@@ -24,7 +24,6 @@ from backend.types import (
     PredictRequest,
     PromptRegion,
     Region,
-    Secret,
     SetupRequest,
     Skipped,
     Task,
@@ -69,8 +68,6 @@ class _Predict(msgspec.Struct):
 class _Setup(msgspec.Struct):
     project: object = None
     schema: object = None
-    hostname: object = None
-    access_token: object = None
 
 
 class _Project(msgspec.Struct):
@@ -127,13 +124,7 @@ def parse_predict(body: bytes) -> PredictRequest:
 def parse_setup(body: bytes) -> SetupRequest:
     """Return the request in a body of ``POST /setup``; `ProtocolError` if that is not a JSON object."""
     setup = _decode(body, _Setup)
-    token = json_fields.text(setup.access_token)
-    return SetupRequest(
-        project_id=parse_project(setup.project),
-        label_config=json_fields.text(setup.schema),
-        hostname=json_fields.text(setup.hostname),
-        access_token=Secret(token) if token else None,
-    )
+    return SetupRequest(project_id=parse_project(setup.project), label_config=json_fields.text(setup.schema))
 
 
 def parse_webhook(body: bytes) -> WebhookEvent:

@@ -76,9 +76,10 @@ class Gate:
             return None
         if path == "/webhook" and method == "POST" and not authorization:
             return protected(self._ignore_webhook())
-        self._metrics.refused(Reason.AUTH_FAILED)
-        challenge = {"WWW-Authenticate": 'Basic realm="paddle-sam"'}
-        return protected(Response(b'{"detail":"wrong or missing credentials"}', 401, challenge, content_type=JSON))
+        self._metrics.record_refusal(Reason.AUTH_FAILED)
+        refusal = json_response(b'{"detail":"wrong or missing credentials"}', 401)
+        refusal.headers["WWW-Authenticate"] = 'Basic realm="paddle-sam"'
+        return protected(refusal)
 
     def _ignore_webhook(self) -> Response:
         """Answer a webhook without credentials: so Label Studio registers it, and calls it for each annotation."""
@@ -88,7 +89,12 @@ class Gate:
             "header under Settings > Webhooks of the project in Label Studio'",
         )
         self._has_warned = True
-        return Response(b'{"status":"ignored"}', content_type=JSON)
+        return json_response(b'{"status":"ignored"}')
+
+
+def json_response(body: bytes, code: int = 200) -> Response:
+    """Return an answer whose body is JSON."""
+    return Response(body, code, content_type=JSON)
 
 
 def protected(response: Response) -> Response:

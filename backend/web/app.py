@@ -19,7 +19,7 @@ from backend.protocol import messages
 from backend.segmentation.service import Segmenter
 from backend.types import Prediction, PredictRequest, WebhookEvent
 from backend.web import pages, request_body, try_page
-from backend.web.access import JSON, Access, Gate, protected
+from backend.web.access import JSON, Access, Gate, json_response, protected
 from backend.web.error_answers import ErrorAnswers
 from backend.web.http_requests import DROP_AT_MOST
 from backend.web.status.view import Status
@@ -50,7 +50,7 @@ def create_app(
     """
     app = Flask(__name__)
     health = messages.dump_health(segmenter.model_version)
-    probes = {"/health": lambda: _json(health), "/ready": lambda: _readiness(unready())}
+    probes = {"/health": lambda: json_response(health), "/ready": lambda: _readiness(unready())}
     gate = app.config[GATE] = Gate(access, metrics, probes)
     app.config["MAX_CONTENT_LENGTH"] = access.max_body_bytes
     app.before_request(lambda: gate.answer(request.method, request.path, request.headers.get("Authorization", "")))
@@ -59,7 +59,9 @@ def create_app(
     ErrorAnswers(segmenter.model_version, metrics, access.max_body_bytes).register(app)
     for path, probe in probes.items():
         app.add_url_rule(path, path, probe)
-    app.add_url_rule("/", "index", lambda: pages.render("status", status=status()) if _wants_page() else _json(health))
+    app.add_url_rule(
+        "/", "index", lambda: pages.render("status", status=status()) if _wants_page() else json_response(health)
+    )
     app.add_url_rule("/metrics", "metrics", lambda: Response(metrics.exposition(), content_type=PROMETHEUS))
     _add_contract(app, segmenter, metrics, access, on_event)
     if samples is not None:
@@ -76,11 +78,11 @@ def _add_contract(
     def setup() -> Response:
         setup_request = messages.parse_setup(request_body.read(access.max_body_bytes))
         segmenter.setup(setup_request)
-        return _json(messages.dump_setup(segmenter.version_of(setup_request.project_id)))
+        return json_response(messages.dump_setup(segmenter.version_of(setup_request.project_id)))
 
     @app.get("/versions")
     def versions() -> Response:
-        return _json(messages.dump_versions([segmenter.model_version]))
+        return json_response(messages.dump_versions([segmenter.model_version]))
 
     @app.post("/predict")
     def predict() -> Response:
@@ -94,10 +96,10 @@ def _add_contract(
         predictions = _predictions(predict_request, segmenter, predict_slots)
         answer = messages.dump_predictions(predictions)
         total_s = time.perf_counter() - start
-        answer_log.note(
+        answer_log.record(
             metrics, predict_request, predictions, received_s=received - start, total_s=total_s, body_bytes=body_bytes
         )
-        return _json(answer)
+        return json_response(answer)
 
     @app.post("/webhook")
     def webhook() -> Response:
@@ -106,8 +108,8 @@ def _add_contract(
         try:
             on_event(event)
         except RetryLater as error:  # Label Studio shows it beside the button
-            return _json(messages.dump_error(str(error)), 503)
-        return _json(b'{"status":"ok"}')
+            return json_response(messages.dump_error(str(error)), 503)
+        return json_response(b'{"status":"ok"}')
 
 
 def _predictions(
@@ -138,8 +140,4 @@ def _wants_page() -> bool:
 
 def _readiness(reason: str) -> Response:
     answer = {"status": "not ready", "reason": reason} if reason else {"status": "ready"}
-    return _json(json.dumps(answer).encode(), 503 if reason else 200)
-
-
-def _json(body: bytes, code: int = 200) -> Response:
-    return Response(body, code, content_type=JSON)
+    return json_response(json.dumps(answer).encode(), 503 if reason else 200)

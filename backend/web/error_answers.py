@@ -9,7 +9,7 @@ from backend.errors import ProtocolError, Reason, RequestError
 from backend.metrics import Metrics
 from backend.protocol import messages
 from backend.types import Prediction
-from backend.web.access import JSON
+from backend.web.access import json_response
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +32,11 @@ class ErrorAnswers:
 
     def refused(self, error: RequestError) -> Response:
         """Answer a body that cannot be understood, and empty one that asks for too much work."""
-        self._metrics.refused(error.reason)
+        self._metrics.record_refusal(error.reason)
         logger.warning("event=bad_request path=%s reason=%s detail=%r", request.path, error.reason, str(error))
-        return _error(str(error), 400) if isinstance(error, ProtocolError) else self._empty(error.reason)
+        if isinstance(error, ProtocolError):
+            return json_response(messages.dump_error(str(error)), 400)
+        return self._empty(error.reason)
 
     def too_large(self, _: RequestEntityTooLarge) -> Response:
         """Answer a body above the limit."""
@@ -50,25 +52,21 @@ class ErrorAnswers:
 
     def http_error(self, error: HTTPException) -> Response:
         """Answer an unknown route or a wrong method."""
-        answer = _error(error.description or error.name, error.code or 500)
+        answer = json_response(messages.dump_error(error.description or error.name), error.code or 500)
         answer.headers.extend((name, value) for name, value in error.get_headers() if name == "Allow")
         return answer
 
     def defect(self, error: Exception) -> Response:
         """Answer after an unexpected error."""
-        self._metrics.refused(Reason.INTERNAL_ERROR)
+        self._metrics.record_refusal(Reason.INTERNAL_ERROR)
         logger.exception("event=defect path=%s", request.path, exc_info=error)
-        return _error("internal error; the log has the details", 500)
+        return json_response(messages.dump_error("internal error; the log has the details"), 500)
 
     def _unread(self, reason: Reason, text: str, code: int) -> Response:
-        self._metrics.refused(reason)
-        return self._empty(reason) if request.path == "/predict" else _error(text, code)
+        self._metrics.record_refusal(reason)
+        return self._empty(reason) if request.path == "/predict" else json_response(messages.dump_error(text), code)
 
     def _empty(self, reason: Reason) -> Response:
         # A click expects one answer; a request for many tasks is then repeated by Label Studio, one by one.
         empty = Prediction((), 0.0, self._model_version, (reason,))
-        return Response(messages.dump_predictions([empty]), content_type=JSON)
-
-
-def _error(text: str, code: int) -> Response:
-    return Response(messages.dump_error(text), code, content_type=JSON)
+        return json_response(messages.dump_predictions([empty]))

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any
 
 from waitress import wasyncore
@@ -35,11 +36,14 @@ ACCEPTED_AT_ONCE = 64
 CHECK_EVERY_S = 0.25
 WARN_EVERY_S = 60.0
 GO_ON_S = 0.02
-"""How long the loop is at requests of callers who do not wait for answers, before it looks at the others again."""
+"""How long the loop works on requests that came together with earlier ones before it looks at other connections."""
 QUICK_THREADS = 2
 """Threads for requests that do not wait: many that compute would keep the receiving loop from its turn in Python."""
 
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
+
+
+_since = attrgetter("since")
 
 
 class HttpServer:
@@ -159,7 +163,7 @@ class HttpServer:
 
 
 class _Dispatcher:
-    """Runs requests in threads; those that do not wait in a few of their own, in which none keeps them up.
+    """Runs requests in threads; those that never wait have a few of their own, so that no waiting one delays them.
 
     Waitress' own dispatcher uses all threads in rotation. This one uses an idle thread and starts another only if none
     is idle: Paddle has helper threads and memory for each thread that computes, and a click in a new one takes twice as
@@ -179,10 +183,6 @@ class _Dispatcher:
     def close(self) -> None:
         for pool in (self._waiting, self._quick):
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _since(connection: Connection) -> float:
-    return connection.since
 
 
 class _Listener(BaseWSGIServer):  # type: ignore[misc]  # waitress counts as untyped, see pyproject

@@ -1,14 +1,17 @@
-"""What every way to serve has in common: the port, checked before anything is loaded, and the limits of the server."""
+"""Shared by all ways to serve: the service, its port, which is checked before anything is loaded, and its limits."""
 
 import errno
 import select
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 from flask import Flask
 
+from backend.metrics import Metrics
+from backend.segmentation.service import Segmenter
+from backend.types import WebhookEvent
 from backend.web.app import BODIES, GATE
 from backend.web.bodies import Bodies
 from backend.web.http_connection import ConnectionLimits
@@ -36,18 +39,16 @@ class HostError(OSError):
     """``HOST`` is not an address of this machine."""
 
 
-class Service(Protocol):
-    """The application and its threads; see `backend.composition.web.Service`."""
+@dataclass(frozen=True)
+class Service:
+    """The application of one web process and its threads, see `backend.composition.web.build`."""
 
-    @property
-    def app(self) -> Flask:
-        """The WSGI application."""
-
-    def start(self) -> None:
-        """Start loading the model."""
-
-    def close(self) -> None:
-        """Stop the threads."""
+    app: Flask
+    segmenter: Segmenter  # answers requests, for callers without HTTP
+    metrics: Metrics
+    start: Callable[[], None]  # starts loading the model in the background; after a fork, not before
+    close: Callable[[], None]  # stops the threads, after finishing the work in progress
+    on_event: Callable[[WebhookEvent], None] = lambda event: None  # starts the training that a webhook asks for
 
 
 def http_server(

@@ -8,8 +8,8 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors_numpy
 
+from model import folders
 from model.types import FloatArray
-from model.weights import decoder_weights
 
 Tensors = Mapping[str, FloatArray]
 _KEY = "paddle-sam-training"
@@ -59,7 +59,7 @@ def save(path: Path, state: TrainingState, fingerprint: str) -> None:
     """
     tensors = {f"{group}:{name}": value for group in _GROUPS for name, value in getattr(state, group).items()}
     header = _Header(fingerprint, state.step, state.scores, state.best_at)
-    decoder_weights.write(path, safetensors_numpy.save(tensors, {_KEY: msgspec.json.encode(header).decode()}))
+    folders.write(path, safetensors_numpy.save(tensors, {_KEY: msgspec.json.encode(header).decode()}))
 
 
 def load(path: Path, fingerprint: str) -> TrainingState | None:

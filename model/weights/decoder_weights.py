@@ -14,8 +14,6 @@ metadata has one entry, `KEY`: a `DecoderInfo` as JSON, which names the weights 
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -168,26 +166,6 @@ def read(path: str | Path) -> DecoderWeights:
     except OSError as error:
         raise WeightsError(f"{path}: expected a fine-tuned decoder's file, got: {error.strerror}") from error
     return parse(data, path)
-
-
-def write(path: Path, data: bytes) -> Path:
-    """Write what `dump` returned to ``path``, whole or not at all, and return the path.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(handle)
-        Path(unfinished).chmod(0o644)
-        Path(unfinished).replace(path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
-    return path
 
 
 def apply(checkpoint: Checkpoint, decoder: DecoderWeights) -> Checkpoint:

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from PIL import Image, ImageDraw
 
-from backend.composition.web import Service as Composed
 from backend.errors import Reason
 from backend.label_studio_ml import MlBackendAdapter, ProcessSingleton
+from backend.web.listening import Service as Composed
 from model.weights import WeightsError
 from tests.support.label_studio_ml_hosts import (
     CACHE,

@@ -93,7 +93,7 @@ def line(caplog):
 
     def note(context, predictions, metrics=None):
         request = PredictRequest((Task(12),), 3, context=context)
-        answer_log.note(metrics or Metrics(), request, predictions, total_s=0.1432, body_bytes=1332)
+        answer_log.record(metrics or Metrics(), request, predictions, total_s=0.1432, body_bytes=1332)
         return caplog.messages[-1]
 
     return note

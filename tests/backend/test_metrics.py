@@ -26,7 +26,7 @@ def value(metrics, name, **labels):
 
 
 def answer(metrics, *predictions, request=CLICK):
-    metrics.answered(request, predictions or (EMPTY,), received_s=0.001, total_s=0.004, body_bytes=1600)
+    metrics.record_answer(request, predictions or (EMPTY,), received_s=0.001, total_s=0.004, body_bytes=1600)
 
 
 def test_nothing_goes_into_the_global_registry(metrics):
@@ -36,7 +36,7 @@ def test_nothing_goes_into_the_global_registry(metrics):
 
 def test_two_services_count_apart():
     first, second = Metrics(), Metrics()
-    first.refused(Reason.BAD_REQUEST)
+    first.record_refusal(Reason.BAD_REQUEST)
     assert value(first, "paddle_sam_reasons_total", reason="bad_request") == 1
     assert value(second, "paddle_sam_reasons_total", reason="bad_request") == 0
 
@@ -84,14 +84,14 @@ def test_an_answer_is_noted_with_its_reasons_and_the_stages_of_its_own_thread(me
 def test_the_stages_of_a_refused_request_do_not_stick_to_the_next(metrics):
     with metrics.stage("decoder"):
         pass
-    metrics.refused(Reason.INTERNAL_ERROR)
+    metrics.record_refusal(Reason.INTERNAL_ERROR)
     answer(metrics)
     assert "decoder" not in metrics.recent()[0].stages_ms
 
 
 def test_only_the_last_requests_are_kept_newest_first(metrics):
     for size in range(310):
-        metrics.answered(CLICK, (EMPTY,), received_s=0, total_s=0, body_bytes=size)
+        metrics.record_answer(CLICK, (EMPTY,), received_s=0, total_s=0, body_bytes=size)
     assert [note.body_bytes for note in metrics.recent()] == list(range(309, 9, -1))
 
 
@@ -120,7 +120,7 @@ def test_the_last_encodes_are_kept_newest_first(metrics):
 
 def test_counts_can_be_read_without_prometheus(metrics):
     answer(metrics, EMPTY, EMPTY)
-    metrics.refused(Reason.BAD_REQUEST)
+    metrics.record_refusal(Reason.BAD_REQUEST)
     metrics.background_failure(Reason.NO_PROMPT)
     metrics.record_lookup("memory")
     metrics.record_lookup("memory")

@@ -9,8 +9,8 @@ import tempfile
 
 from label_studio_ml.api import init_app
 
-from backend.composition.web import Service as Composed
 from backend.label_studio_ml import PaddleSam, ProcessSingleton
+from backend.web.listening import Service as Composed
 from tests.support.label_studio_ml_hosts import REQUESTS, give_images, setup_of
 from tests.support.service import Service
 from tests.support.wire_bodies import recorded

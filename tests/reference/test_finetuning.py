@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from model import weights
+from model import folders, weights
 from model.build import load_decoder, load_encoder
 from model.cli import main
 from model.finetuning import losses
@@ -178,7 +178,7 @@ def test_an_exported_decoder_answers_in_metas_package_as_it_does_here(family, tm
     from tests.reference.meta import build_sam, predict, predictor
 
     base = weights.read(write_family(family, tmp_path))
-    path = decoder_weights.write(tmp_path / "decoder", decoder_file(base, seed=3))
+    path = folders.write(tmp_path / "decoder", decoder_file(base, seed=3))
     arguments = ["--format", "meta", "--weights", str(base.path), "--decoder", str(path)]
     result = CliRunner().invoke(main, ["export", str(tmp_path / "out"), *arguments])
     assert result.exit_code == 0, result.output

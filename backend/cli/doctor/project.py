@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from backend import shapes
 from backend.cli.doctor.findings import Finding, Level
 from backend.errors import BackendError, Reason
 from backend.images.decode import PixelLimits
@@ -52,13 +51,12 @@ def examine(settings: Settings, label_studio: LabelStudio, images: ImageSource, 
     except BackendError as error:
         yield Finding(Level.PROBLEM, subject, str(error), _SEE_CONFIGS)
         return
-    preference = shapes.in_order(settings.output_preference)
-    problems = config_problems.problems(controls, preference)
+    problems = config_problems.problems(controls, settings.output_kinds)
     for problem in problems:
         yield Finding(Level.PROBLEM, subject, problem, _SEE_CONFIGS)
     if not problems:
         yield Finding(Level.OK, subject, f"labeling config of {project.title!r} can be answered")
-    for hint in config_problems.export_hints(controls, preference):
+    for hint in config_problems.export_hints(controls, settings.output_kinds):
         yield Finding(Level.HINT, f"export of {subject}", hint, _EXPORTABLE)
     yield from _keypoints(label_studio, project, controls)
     yield from _words(settings, project)

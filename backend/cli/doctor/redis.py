@@ -1,10 +1,12 @@
 """Checks Redis and the workers from the machine that the service runs on, and reports each problem with its fix."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 from backend.cli.doctor.findings import Finding, Level
 from backend.cluster import check
+from backend.cluster.parts import ClusterParts
 from backend.cluster.store import memory_of
 from backend.composition import cluster as composition_cluster
 from backend.composition.parts import read_weights
@@ -23,27 +25,30 @@ def examine(settings: Settings) -> Iterator[Finding]:
         model_version = read_weights(settings).model_version
     except (ValueError, OSError):
         return  # reported by another check; queues belong to a model
-    parts = composition_cluster.connect(settings, model_version)
-    try:
-        troubles = check.find_troubles(parts.link, parts.keys)
-        for trouble in troubles:
-            yield Finding(Level.PROBLEM, "Redis", trouble.text, trouble.fix)
-        if troubles:
-            return
-        yield from _memory(memory_of(parts.link))
-        state = parts.monitor.look()
-        if state.workers:
-            yield Finding(Level.OK, "workers", f"{state.workers} alive: {', '.join(state.worker_names)}")
-        else:
-            fix = "start one per device with python -m backend worker, with the same REDIS_URL and weights"
-            others = f", others are: {', '.join(state.other_models)}" if state.other_models else ""
-            yield Finding(Level.PROBLEM, "workers", f"none is alive that encodes with {model_version}{others}", fix)
-        waiting = ", ".join(f"{queue.name} {queue.depth}" for queue in state.queues)
-        yield Finding(Level.OK, "queues", f"{waiting}; Redis answers in {state.round_trip_s * 1000:.1f} ms")
-    except RetryLater as error:
-        yield Finding(Level.PROBLEM, "Redis", str(error), _unreachable(settings.redis_url.value, str(error)))
-    finally:
-        parts.link.close()
+    with closing(composition_cluster.connect(settings, model_version)) as parts:
+        try:
+            yield from _redis(parts)
+        except RetryLater as error:
+            yield Finding(Level.PROBLEM, "Redis", str(error), _unreachable(settings.redis_url.value, str(error)))
+
+
+def _redis(parts: ClusterParts) -> Iterator[Finding]:
+    troubles = check.find_troubles(parts.link, parts.keys)
+    for trouble in troubles:
+        yield Finding(Level.PROBLEM, "Redis", trouble.text, trouble.fix)
+    if troubles:
+        return
+    yield from _memory(memory_of(parts.link))
+    state = parts.monitor.look()
+    if state.workers:
+        yield Finding(Level.OK, "workers", f"{state.workers} alive: {', '.join(state.worker_names)}")
+    else:
+        fix = "start one per device with python -m backend worker, with the same REDIS_URL and weights"
+        others = f", others are: {', '.join(state.other_models)}" if state.other_models else ""
+        text = f"none is alive that encodes with {parts.keys.model_version}{others}"
+        yield Finding(Level.PROBLEM, "workers", text, fix)
+    waiting = ", ".join(f"{queue.name} {queue.depth}" for queue in state.queues)
+    yield Finding(Level.OK, "queues", f"{waiting}; Redis answers in {state.round_trip_s * 1000:.1f} ms")
 
 
 def _unreachable(url: str, why: str) -> str:

@@ -26,12 +26,10 @@ class Proxy:
     """A proxy through which images are fetched; its repr hides the credentials.
 
     >>> Proxy.of("http://me:secret@proxy:3128")
-    Proxy(scheme='http', host='proxy', port=3128)
+    Proxy(origin=Origin(scheme='http', host='proxy', port=3128))
     """
 
-    scheme: str
-    host: str
-    port: int
+    origin: Origin
     authorization: str = field(default="", repr=False)
 
     @classmethod
@@ -39,12 +37,10 @@ class Proxy:
         """Return the proxy at an address such as ``http://user:password@proxy:3128``, which has been validated."""
         parts = urlsplit(url)
         login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}" if "@" in parts.netloc else ""
-        authorization = f"Basic {base64.b64encode(login.encode()).decode()}" if login else ""
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        return cls(parts.scheme, parts.hostname or "", port, authorization)
+        return cls(Origin.of(url), f"Basic {base64.b64encode(login.encode()).decode()}" if login else "")
 
     def __str__(self) -> str:
-        return f"the image proxy {self.host}:{self.port}"
+        return f"the image proxy {self.origin.host}:{self.origin.port}"
 
 
 @contextmanager
@@ -71,7 +67,7 @@ def get(
         if url.scheme == "https":
             stream.start_tls(tls, host)
         elif proxy is not None:
-            target = b"http://" + _host_and_port(url).encode("ascii") + target
+            target = b"http://" + origin.host_and_port.encode("ascii") + target
             headers |= {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
         # httpx writes Host, for both of this program's clients: brackets around IPv6, no default port, no credentials.
         request = httpx.Request("GET", url, headers=headers)
@@ -88,10 +84,10 @@ def get(
 def _through(proxy: Proxy, url: httpx.URL, network: GuardedNetwork, tls: ssl.SSLContext) -> DeadlineStream:
     """Return a connection to the proxy; for https, one through it to the image's server."""
     try:
-        stream = network.connect(proxy.host, proxy.port, is_checked=False)
+        stream = network.connect(proxy.origin.host, proxy.origin.port, is_checked=False)
         try:
-            if proxy.scheme == "https":
-                stream.start_tls(tls, proxy.host)
+            if proxy.origin.scheme == "https":
+                stream.start_tls(tls, proxy.origin.host)
             if url.scheme == "https":
                 _open_tunnel(proxy, url, stream)
         except BaseException:
@@ -103,7 +99,7 @@ def _through(proxy: Proxy, url: httpx.URL, network: GuardedNetwork, tls: ssl.SSL
 
 
 def _open_tunnel(proxy: Proxy, url: httpx.URL, stream: DeadlineStream) -> None:
-    host = _host_and_port(url).encode("ascii")
+    host = Origin.at(url).host_and_port.encode("ascii")
     headers = [(b"Host", host)]
     headers += [(b"Proxy-Authorization", proxy.authorization.encode("ascii"))] if proxy.authorization else []
     stream.send(_lines(b"CONNECT " + host, headers))
@@ -122,11 +118,6 @@ def _refused(proxy: Proxy, host: str, status: int) -> AccessError:
     if status == 407:
         return AccessError(f"{proxy} answers 407: it wants other credentials than PADDLE_SAM_IMAGE_PROXY has")
     return AccessError(f"{proxy} answers {status} when asked for {host}", Reason.FORBIDDEN_ADDRESS)
-
-
-def _host_and_port(url: httpx.URL) -> str:
-    origin = Origin.at(url)
-    return f"[{origin.host}]:{origin.port}" if ":" in origin.host else f"{origin.host}:{origin.port}"
 
 
 def _lines(request: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:

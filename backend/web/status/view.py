@@ -66,21 +66,13 @@ class Cause:
 
 @dataclass(frozen=True)
 class ProjectRow:
-    """A project that was opened or connected, or has a decoder of its own.
+    """A project that was opened or connected, or has a decoder of its own."""
 
-    Attributes:
-        name: its number.
-        problems: of its labeling config, and of its decoder.
-        is_opened: whether it was opened or connected since the start.
-        decoder: which decoder serves it; empty for the base's.
-        training: the state of its last training; empty if there was none.
-    """
-
-    name: str
-    problems: tuple[str, ...] = ()
-    is_opened: bool = True
-    decoder: str = ""
-    training: str = ""
+    name: str  # its number
+    problems: tuple[str, ...] = ()  # of its labeling config, and of its decoder
+    is_opened: bool = True  # whether it was opened or connected since the start
+    decoder: str = ""  # which decoder serves it; empty for the base's
+    training: str = ""  # the state of its last training; empty if there was none
 
 
 @dataclass(frozen=True)

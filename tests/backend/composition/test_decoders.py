@@ -11,6 +11,7 @@ from backend.decoders.lazy_decoder import LazyDecoder
 from backend.decoders.training import State, Training
 from backend.metrics import Metrics
 from backend.settings import read
+from model import folders
 from model.weights import decoder_weights
 from tests.support.decoder_files import PROJECT, decoder_file
 from tests.support.redis_server import needs_redis
@@ -128,7 +129,7 @@ def test_a_run_over_a_project_uses_its_decoder_or_says_why_not(settings, tiny_ch
 def test_a_training_and_how_it_went_are_on_the_status_page_and_in_the_metrics(settings, serve):
     state = Training(2, State.FAILED, 1_700_000_000.0, "no such project").dump()
     with composition_decoders.exchanged(settings) as folder:
-        folder.write_document(PROJECT, "training.json", state)
+        folders.write(folder.path(PROJECT, "training.json"), state)
     service = serve()
     page = service.app.test_client().get("/", headers=BROWSER).text
     assert "failed since 22:13:20: no such project" in page

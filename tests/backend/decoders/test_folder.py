@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from backend.decoders.folder import MOST_DECODERS, RECORD, DecoderFolder, Record, erase
+from model import folders
 from model.weights.errors import WeightsError
 from tests.support.checkpoints import random_checkpoint
 from tests.support.decoder_files import decoder_file
@@ -57,7 +58,7 @@ def test_the_newest_decoders_are_kept_and_the_active_one_always_is(folder):
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"revision": -1}', b'{"active": "abc", "digests": []}',
     b'{"digests": ["../../etc/passwd"]}', b'{"revision": "1"}', b'{"more": ' + b"[" * 30_000])  # fmt: skip
 def test_a_damaged_record_counts_as_none(folder, data):
-    folder.write_document(7, RECORD, data)
+    folders.write(folder.path(7, RECORD), data)
     assert folder.record(7) == Record()
 
 

@@ -22,6 +22,7 @@ from backend.decoders.training import (
 )
 from backend.errors import RetryLater
 from backend.types import WebhookEvent
+from model import folders
 from tests.support.cluster import eventually
 from tests.support.decoder_files import training_program
 from tests.support.fakes import FakeClock
@@ -107,7 +108,7 @@ def test_a_running_training_without_a_heartbeat_has_failed():
     b'{"revision": 1, "annotations": -1}',
 ])  # fmt: skip
 def test_a_damaged_state_counts_as_none(log, tmp_path, data):
-    DecoderFolder(tmp_path / "decoders").write_document(7, TRAINING, data)
+    folders.write(DecoderFolder(tmp_path / "decoders").path(7, TRAINING), data)
     assert log.of(7) == Training()
     assert log.all() == {}
 

@@ -22,7 +22,7 @@ from backend.projects import preannotate_loop, sinks
 from backend.projects.engine import Engine
 from backend.projects.preannotate_loop import GONE, MADE, NOTHING, SAME, THERE, PreannotateContext
 from backend.projects.run import BatchRun
-from backend.projects.sinks import OverlayFolder
+from backend.projects.sinks import overlay_sink
 from backend.segmentation.decoding import MaskService
 from backend.segmentation.tasks import TaskSegmenter
 from backend.types import Prediction, Skipped, Task
@@ -95,7 +95,7 @@ class Run:
         sink = sinks.label_studio_sink(writer)
         if self.dry_run is not None:
             fetch = sinks.retrying_fetch(self.source, retry, store.version)
-            sink = OverlayFolder(self.dry_run, fetch, images_decode.PixelLimits(), controls, PROJECT)
+            sink = overlay_sink(self.dry_run, fetch, images_decode.PixelLimits(), controls, PROJECT)
         try:
             report = preannotate_loop.run(context, sink, self)
         finally:

@@ -80,7 +80,7 @@ def answer(metrics, request=CLICK, *, regions=1, reasons=(), total_s=0.01, waite
         with metrics.waiting():
             pass
     predictions = tuple(Prediction((REGION,) * regions, 0.5, "SAM@1", tuple(reasons)) for _ in request.tasks)
-    metrics.answered(request, predictions, received_s=0, total_s=total_s, body_bytes=100)
+    metrics.record_answer(request, predictions, received_s=0, total_s=total_s, body_bytes=100)
 
 
 def work(**changes):
@@ -149,7 +149,7 @@ def test_causes_are_sorted_failures_first_then_by_how_often_and_say_when(take, m
         for _ in range(count):
             clock.advance(60)
             answer(metrics, regions=0, reasons=[reason])
-    metrics.refused(Reason.BAD_REQUEST)
+    metrics.record_refusal(Reason.BAD_REQUEST)
     metrics.background_failure(Reason.SIZE_MISMATCH)
     causes = take().causes
     assert [(cause.reason, cause.count, cause.last) for cause in causes] == [

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save
 
+from model import folders
 from model import weights as model_weights
 from model.build import load_decoder, load_encoder
 from model.cli import main
@@ -44,7 +45,7 @@ CONTENTS = decoder_weights.dump(info_of(BASE), changed_tensors(BASE))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_decoder_of_every_family_answers_about_embeddings_of_its_base(family, tmp_path):
     base = FAMILIES[family]()
-    path = decoder_weights.write(tmp_path / "a" / "d", decoder_weights.dump(info_of(base), changed_tensors(base)))
+    path = folders.write(tmp_path / "a" / "d", decoder_weights.dump(info_of(base), changed_tensors(base)))
     decoder = decoder_weights.read(path)
     tuned = decoder_weights.apply(base, decoder)
     assert decoder.info == info_of(base)
@@ -153,7 +154,7 @@ def test_weights_with_a_fine_tuned_decoder_are_exported_like_any_others(tmp_path
 
 
 def test_the_command_line_takes_a_decoder_and_writes_the_whole_as_metas_file(tmp_path):
-    path = decoder_weights.write(tmp_path / "decoder.safetensors", CONTENTS)
+    path = folders.write(tmp_path / "decoder.safetensors", CONTENTS)
     base = native.write(BASE, tmp_path / "random.safetensors")
     base_read = model_weights.read(base)
     path.write_bytes(decoder_weights.dump(info_of(base_read), changed_tensors(BASE)))
@@ -163,7 +164,7 @@ def test_the_command_line_takes_a_decoder_and_writes_the_whole_as_metas_file(tmp
     checkpoint = model_weights.read(tmp_path / "out" / "model.pth")
     assert checkpoint.format == "meta"
     assert differing(checkpoint, {name: BASE.tensors[name] for name in BASE.tensors} | changed_tensors(BASE)) == []
-    other = decoder_weights.write(tmp_path / "other", CONTENTS)
+    other = folders.write(tmp_path / "other", CONTENTS)
     result = CliRunner().invoke(main, [*call[:-1], str(other)])
     assert result.exit_code != 0
     assert "expected its base random@00000000, got random@" in result.output
