@@ -13,7 +13,7 @@ MOST_ARGUMENTS = 7
 
 MOST_LINES_OF_A_FUNCTION = 50
 
-MOST_LINES_OF_THE_BACKEND = 23_951
+MOST_LINES_OF_THE_BACKEND = 23_851
 """The goal is 14,800. Lower it with every change that makes the package smaller."""
 
 NETWORKS = ("model.modeling",)
