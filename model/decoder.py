@@ -15,8 +15,9 @@ from paddle import Tensor
 from model import device as devices
 from model.errors import CapabilityError
 from model.machine import cpu_count
+from model.modeling.blas import product
 from model.modeling.image_encoder import Parallel, Sequential
-from model.modeling.kernels import memory, tensor
+from model.modeling.kernels import tensor
 from model.modeling.mask_decoder import MaskDecoder, Sam2MaskDecoder
 from model.modeling.prompt_encoder import PromptEncoder
 from model.modeling.tokens import Tokens, concat
@@ -364,12 +365,3 @@ def sub_pixels(array: npt.NDArray[np.floating], grid: int, bias: FloatArray) -> 
 
 def _described(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {shape}" if name != MAIN_MAP else str(shape) for name, shape in shapes.items())
-
-
-def product(first: FloatArray, second: FloatArray) -> FloatArray:
-    """Return the matrix product, computed by Paddle in the calling thread.
-
-    numpy spreads it over threads that wait for each other in a spin: many times slower than the product itself where
-    more of them want to run than there are cores.
-    """
-    return memory(paddle.matmul(*(tensor(np.ascontiguousarray(array)) for array in (first, second))))

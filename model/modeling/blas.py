@@ -21,6 +21,13 @@ ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112
 """Of the C interface to BLAS, see https://www.netlib.org/blas."""
 
 
+def product(x: Floats, y: Floats) -> Floats:
+    """Return ``x @ y``; see `multiply`."""
+    out = np.empty((len(x), y.shape[1]), np.float32)
+    multiply(x, y, out)
+    return out
+
+
 def multiply(x: Floats, y: Floats, out: Floats, *, adds: bool = False) -> None:
     """Write ``x @ y`` to ``out``, or add it; other threads run meanwhile.
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from model.decoder import product
+from model.modeling.blas import product
 from model.transforms import mask_and_areas
 from tests.benchmarks.rows import Row, compare, limit
 from tests.reference.meta import postprocess

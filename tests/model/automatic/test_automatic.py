@@ -7,8 +7,8 @@ import pytest
 
 from model import SamModel
 from model.automatic import AutomaticMaskGenerator, AutomaticSettings, settings_for
-from model.decoder import product
 from model.errors import CapabilityError
+from model.modeling.blas import product
 from model.transforms import longest_side_size, mask_and_areas
 from model.types import Embedding
 
