@@ -8,7 +8,7 @@ to the square, crop the padding, bilinear to the photo, > 0), and gives the same
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -30,8 +30,8 @@ NARROW_BYTES = 64_000_000
 BANDS_AHEAD = 2
 """Bands of an image that wait in memory, decoded, while the one before them is resized."""
 
-VALUES_AT_ONCE = 1 << 18
-"""Pixels of a mask that are computed at a time, in whole rows: 1 MiB of float32, which stays in cache."""
+PIXELS_AT_ONCE = 64
+"""Rows of a mask, and columns, that are computed at a time: few logits reach them, and their values stay in cache."""
 
 
 def longest_side_size(original_size: tuple[int, int], image_size: int) -> tuple[int, int]:
@@ -205,8 +205,8 @@ def mask_and_areas(
 
     Both of Meta's bilinear steps are linear in each axis, so together they are ``rows @ logits @ columnsᵀ`` with two
     narrow-banded matrices that depend on sizes alone. Only the rows and columns that a logit above the lowest level
-    reaches are computed: an interpolated value cannot be above it elsewhere. The product over rows is taken a few rows
-    at a time, while their values are in cache; the photo's logits never exist as a whole.
+    reaches are computed: an interpolated value cannot be above it elsewhere. The products are taken a few columns and
+    rows at a time, with the logits that these need; the photo's logits never exist as a whole.
 
     Args:
         logits: (low_res_size, low_res_size) float32.
@@ -228,14 +228,12 @@ def mask_and_areas(
     height, width = (span.stop - span.start for span in spans)
     if 0 in (height, width):
         return Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), original_size), (0,) * len(levels)
-    columns, low_columns = axes[1].matrix(spans[1])
-    stretched = product(np.ascontiguousarray(logits[:, low_columns], dtype=np.float32), columns.T)  # (low, width)
+    stretched = np.empty((len(logits), width), np.float32)
+    for part, weights, reach in axes[1].strips(spans[1]):
+        stretched[:, part] = product(logits[:, reach], weights.T)
     crop, areas = np.empty((height, width), dtype=np.bool_), [0] * len(levels)
-    step = max(1, VALUES_AT_ONCE // width)
-    for start in range(0, height, step):
-        part = slice(start, min(start + step, height))
-        rows, low_rows = axes[0].matrix(slice(spans[0].start + part.start, spans[0].start + part.stop))
-        values = product(rows, stretched[low_rows])
+    for part, weights, reach in axes[0].strips(spans[0]):
+        values = product(weights, stretched[reach])
         np.greater(values, 0, out=crop[part])
         areas = [area + int(np.count_nonzero(values > level)) for area, level in zip(areas, levels, strict=True)]
     if lowest < 0:
@@ -272,16 +270,32 @@ class _AxisWeights:
         pixels = np.flatnonzero((self._last >= logits[0]) & (self._first <= logits[-1]))
         return slice(int(pixels[0]), int(pixels[-1]) + 1) if len(pixels) else slice(0, 0)
 
-    def matrix(self, pixels: slice) -> tuple[FloatArray, slice]:
-        """Return the weights (pixels, logits) of a run of pixels, and the run of logits that these need."""
-        low = slice(int(self._first[pixels].min()), int(self._last[pixels].max()) + 1)
-        count, width = pixels.stop - pixels.start, low.stop - low.start
-        matrix = np.zeros(count * width, dtype=np.float32)
-        starts = np.arange(-low.start, count * width - low.start, width)
-        for index, weight in zip(self._indexes[:, pixels], self._weights[:, pixels], strict=True):
-            matrix[starts + index] += weight
-        return matrix.reshape(count, width), low
+    def strips(self, pixels: slice) -> Iterator[tuple[slice, FloatArray, slice]]:
+        """Yield the strips of a run of pixels: where in the run each is, its weights, and the run of logits it needs.
 
+        The weights are (pixels, logits), most of them not zero.
+        """
+        start = pixels.start
+        while start < pixels.stop:
+            index, first = divmod(start, PIXELS_AT_ONCE)
+            weights, low = self._matrices[index]
+            rows = weights[first : first + pixels.stop - start]
+            yield slice(start - pixels.start, start - pixels.start + len(rows)), rows, low
+            start += len(rows)
+
+    @cached_property
+    def _matrices(self) -> list[tuple[FloatArray, slice]]:
+        """Weights (pixels, logits) of every `PIXELS_AT_ONCE` pixels, and the run of logits that these need."""
+        matrices = []
+        for start in range(0, len(self._first), PIXELS_AT_ONCE):
+            pixels = slice(start, start + PIXELS_AT_ONCE)
+            low = slice(int(self._first[pixels].min()), int(self._last[pixels].max()) + 1)
+            indexes, weights = self._indexes[:, pixels] - low.start, self._weights[:, pixels]
+            matrix = np.zeros((weights.shape[1], low.stop - low.start), np.float32)
+            for index, weight in zip(indexes, weights, strict=True):
+                matrix[np.arange(len(matrix)), index] += weight
+            matrices.append((matrix, low))
+        return matrices
 
 @lru_cache(maxsize=64)
 def _axis_weights(low: int, square: int, inner: int, original: int) -> _AxisWeights:
