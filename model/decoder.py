@@ -10,14 +10,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import paddle
-from paddle import Tensor
 
 from model import device as devices
 from model.errors import CapabilityError
 from model.machine import cpu_count
 from model.modeling.blas import product
 from model.modeling.image_encoder import Parallel, Sequential
-from model.modeling.kernels import tensor
 from model.modeling.mask_decoder import MaskDecoder, Sam2MaskDecoder
 from model.modeling.prompt_encoder import PromptEncoder
 from model.modeling.tokens import Tokens, concat
@@ -147,7 +145,7 @@ class Decoder:
         def answer(part: tuple[_Shape, list[int]]) -> list[R]:
             shape, indexes = part
             logits, scores = self.forward(features, [prompt_list[i] for i in indexes], embedding, shape.outputs, within)
-            return [finish(*row) for row in zip(indexes, logits.numpy(), scores.numpy(), strict=True)]
+            return [finish(*row) for row in zip(indexes, np.asarray(logits), np.asarray(scores), strict=True)]
 
         answers: dict[int, R] = {}
         parallel, within = (self._parallel, self._in_turn) if len(parts) > 1 else (self._in_turn, self._alone)
@@ -200,8 +198,10 @@ class Decoder:
             outputs=AMBIGUOUS_MASKS[: self.config.num_multimask_outputs] if several else SINGLE_MASK,
         )
 
-    def features(self, embedding: Embedding) -> tuple[Tensor, ...]:
+    def features(self, embedding: Embedding) -> tuple[Tokens, ...]:
         """Return what the network takes of an embedding: the image tokens (1, g*g, C), then what else it needs.
+
+        They are arrays on a CPU, and tensors on a GPU.
 
         It is the same for every prompt, so it is kept there for the next one: 4 MiB for SAM at 1024, 16 for SAM 2.
         """
@@ -209,19 +209,19 @@ class Decoder:
         if arrays is None:
             arrays = self._prepare(embedding)
             embedding.prepared.keep(self.prepared_version, arrays)
-        return tuple(tensor(array) if self.device == "cpu" else paddle.to_tensor(array) for array in arrays)
+        return arrays if self.device == "cpu" else tuple(paddle.to_tensor(array) for array in arrays)
 
     def _prepare(self, embedding: Embedding) -> tuple[FloatArray, ...]:
         return (channels_last(embedding.image_embedding),)
 
     def forward(
         self,
-        features: tuple[Tensor, ...],
+        features: tuple[Tokens, ...],
         prompts: Sequence[Prompt],
         embedding: Embedding,
         outputs: Sequence[int],
         parallel: Parallel | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tokens, Tokens]:
         """Decode prompts that have the same number of points, and all or none of them a box and a mask.
 
         Gradients flow to the parameters that want them.
@@ -234,14 +234,15 @@ class Decoder:
             parallel: maps over parts of the image; None for one part.
 
         Returns:
-            Logits (B, M, low_res_size, low_res_size) and predicted IoUs (B, M).
+            Logits (B, M, low_res_size, low_res_size) and predicted IoUs (B, M); arrays on a CPU unless they want
+            gradients.
         """
         tokens = self._tokens(prompts, embedding)
         none = [np.zeros((len(prompts), 0, self.config.prompt_embed_dim), np.float32)] if not tokens else []
         sparse = tokens[0] if len(tokens) == 1 else concat([*none, *tokens], axis=1)  # (B, n, C)
         has_mask = prompts[0].mask_input is not None or prompts[0].rough_mask is not None
         masks = paddle.to_tensor(self._mask_inputs(prompts, embedding)) if has_mask else None
-        found: tuple[Tensor, Tensor] = self.mask_decoder(
+        found: tuple[Tokens, Tokens] = self.mask_decoder(
             features[0],
             self.image_pe,
             sparse,

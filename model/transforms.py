@@ -286,7 +286,7 @@ class _AxisWeights:
     @cached_property
     def _matrices(self) -> list[tuple[FloatArray, slice]]:
         """Weights (pixels, logits) of every `PIXELS_AT_ONCE` pixels, and the run of logits that these need."""
-        matrices = []
+        matrices: list[tuple[FloatArray, slice]] = []
         for start in range(0, len(self._first), PIXELS_AT_ONCE):
             pixels = slice(start, start + PIXELS_AT_ONCE)
             low = slice(int(self._first[pixels].min()), int(self._last[pixels].max()) + 1)
@@ -296,6 +296,7 @@ class _AxisWeights:
                 matrix[np.arange(len(matrix)), index] += weight
             matrices.append((matrix, low))
         return matrices
+
 
 @lru_cache(maxsize=64)
 def _axis_weights(low: int, square: int, inner: int, original: int) -> _AxisWeights:

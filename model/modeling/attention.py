@@ -10,7 +10,7 @@ from paddle.nn import functional
 
 from model.modeling import blas, onednn
 from model.modeling.blas import Floats
-from model.modeling.kernels import add, exponentials, is_on_cpu, memory, tensor
+from model.modeling.kernels import add, exponentials_, is_on_cpu, memory, tensor
 
 SCORES_AT_ONCE = 1 << 20
 """Attention scores that exist at a time: 4 MiB."""
@@ -177,8 +177,8 @@ def _softmax_(scores: Tensor) -> None:
     if onednn.is_available():
         onednn.softmax_(scores)
         return
-    exponentials(scores)
     values = memory(scores)
+    exponentials_(values)
     np.divide(values, values.sum(axis=-1, keepdims=True), out=values)
 
 
@@ -193,7 +193,7 @@ def _weigh(scores: Tensor, value: Tensor, ones: Tensor) -> Tensor:
     if scores.shape[-1] >= LEAST_ROW and onednn.is_available():
         onednn.softmax_(scores)
         return paddle.matmul(scores, value)
-    exponentials(scores)  # the division by a query's sum is left to the end
+    exponentials_(memory(scores))  # the division by a query's sum is left to the end
     out = paddle.matmul(scores, value)
     values = memory(out)
     np.divide(values, memory(paddle.matmul(scores, ones)), out=values)

@@ -65,11 +65,6 @@ def add(x: Tensor, y: Tensor) -> Tensor:
     return x
 
 
-def plus(x: Tensor, y: Tensor) -> Tensor:
-    """Return ``x + y``; Paddle takes several times as long where ``y`` is repeated."""
-    return tensor(np.add(memory(x), memory(y.detach()))) if is_on_cpu(x, y) else x + y
-
-
 def affine(
     x: Tensor,
     weight: Tensor,
@@ -156,37 +151,17 @@ def pool(x: Tensor, rows: int, columns: int, width: int) -> Tensor:
     return tensor(np.maximum(upper[:, :, :, 0], upper[:, :, :, 1]).reshape(n, -1, width))
 
 
-def exponentials(scores: Tensor) -> tuple[Tensor, Tensor | Floats | None]:
-    """Return ``exp(scores - top)``, on a CPU in the memory of ``scores``, and ``top`` (..., 1), there an array.
+def exponentials_(scores: Floats) -> Floats | None:
+    """Replace scores by ``exp(scores - top)`` and return ``top`` (..., 1), None for 0.
 
-    It keeps the exponentials within float32; None where they are without it.
+    It keeps the exponentials within float32, so small scores do without it.
     """
-    if not is_on_cpu(scores):
-        top = scores.max(axis=-1, keepdim=True).detach()  # it cancels
-        return paddle.exp(scores - top), top
-    values, top = memory(scores), None
-    if values.max() > SAFE_SCORE or values.min() < -SAFE_SCORE:  # much cheaper to find than the maximum of each row
-        top = values.max(axis=-1, keepdims=True)
-        np.subtract(values, top, out=values)
-    np.exp(values, out=values)
-    return scores, top
-
-
-def row_sums(x: Tensor) -> Tensor | Floats:
-    """Return the sums over the last axis, (..., 1), on a CPU an array."""
-    return memory(x).sum(axis=-1, keepdims=True) if is_on_cpu(x) else x.sum(axis=-1, keepdim=True)
-
-
-def softmax_rows(scores: Tensor) -> Tensor:
-    """Return the softmax over the last axis but one, on a CPU in the memory of ``scores``."""
-    if not is_on_cpu(scores):
-        return functional.softmax(scores, axis=-2)
-    values = memory(scores)
-    if values.max() > SAFE_SCORE or values.min() < -SAFE_SCORE:
-        np.subtract(values, values.max(axis=-2, keepdims=True), out=values)
-    np.exp(values, out=values)
-    np.divide(values, values.sum(axis=-2, keepdims=True), out=values)
-    return scores
+    top = None
+    if scores.max() > SAFE_SCORE or scores.min() < -SAFE_SCORE:  # much cheaper to find than the maximum of each row
+        top = scores.max(axis=-1, keepdims=True)
+        np.subtract(scores, top, out=scores)
+    np.exp(scores, out=scores)
+    return top
 
 
 def convolve(x: Tensor, layer: nn.Conv2D, padding: list[int] | None = None) -> Tensor:

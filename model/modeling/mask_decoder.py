@@ -10,8 +10,22 @@ from paddle.nn import functional
 from model.config import SamConfig
 from model.modeling.common import MLP, embedding, norm, zeros
 from model.modeling.image_encoder import Parallel, Sequential
-from model.modeling.kernels import add, affine, gelu, layer_norm, permute, plus, some_rows
-from model.modeling.tokens import Tokens, as_tensor, concat, given, parameter, repeat, tokens_of
+from model.modeling.tokens import (
+    Tokens,
+    add,
+    affine,
+    alike,
+    as_tensor,
+    concat,
+    gelu,
+    given,
+    layer_norm,
+    matmul,
+    parameter,
+    repeat,
+    some_rows,
+    tokens_of,
+)
 from model.modeling.transformer import ImagePart, TwoWayTransformer
 
 MOST_PARTS = 4
@@ -21,7 +35,7 @@ STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
 
 
 class MaskDecoder(nn.Layer):
-    """SAM's mask decoder over image tokens with channels last.
+    """SAM's mask decoder over image tokens with channels last: arrays or tensors, see `model.modeling.tokens`.
 
     The two transposed convolutions have stride = kernel = 2, so they are matrix products whose four outputs are the
     four sub-pixels. They stay in that order, channels last, until the masks are made: only those few maps are put in
@@ -50,14 +64,14 @@ class MaskDecoder(nn.Layer):
 
     def forward(
         self,
-        image: Tensor,
-        image_pe: Tensor,
+        image: Tokens,
+        image_pe: Tokens,
         sparse: Tokens,
         outputs: list[int],
         *,
-        dense: Tensor | None = None,
+        dense: Tokens | None = None,
         parallel: Parallel | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tokens, Tokens]:
         """Decode a batch of prompts about one image.
 
         Args:
@@ -69,13 +83,14 @@ class MaskDecoder(nn.Layer):
             parallel: maps over parts of the image; None for one part.
 
         Returns:
-            Logits (B, len(outputs), 4g, 4g) and predicted IoU (B, len(outputs)).
+            Logits (B, len(outputs), 4g, 4g) and predicted IoU (B, len(outputs)); arrays where ``image`` is one.
         """
         parallel = parallel or Sequential()
         spans = self._spans(parallel)
         learned = [self.iou_token, self.mask_tokens]
         hidden, parts = self._attended(image, image_pe, sparse, learned, outputs, dense, spans, parallel)
-        return self._predicted(hidden, parts, outputs, spans, parallel)
+        logits, scores = self._predicted(hidden, parts, outputs, spans, parallel)
+        return alike(logits, image), alike(scores, image)
 
     def _spans(self, parallel: Parallel) -> list[slice]:
         """Return the parts of the image tokens, in whole rows."""
@@ -85,15 +100,15 @@ class MaskDecoder(nn.Layer):
 
     def _attended(
         self,
-        image: Tensor,
-        image_pe: Tensor,
+        image: Tokens,
+        image_pe: Tokens,
         sparse: Tokens,
         learned: Sequence[nn.Embedding],
         outputs: list[int],
-        dense: Tensor | None,
+        dense: Tokens | None,
         spans: Sequence[slice],
         parallel: Parallel,
-    ) -> tuple[Tokens, list[Tensor]]:
+    ) -> tuple[Tokens, list[Tokens]]:
         """Return what the transformer makes of the learned tokens, up to the last of ``outputs``, and of the image's.
 
         The mask tokens are the last of the learned ones.
@@ -102,60 +117,59 @@ class MaskDecoder(nn.Layer):
         sparse = given(sparse, *weights) if isinstance(sparse, np.ndarray) else tokens_of(sparse, *weights)
         tables = concat([parameter(table, "weight", sparse) for table in learned])  # (1 or 2 + mask tokens, C)
         tokens = concat([repeat(tables, sparse.shape[0]), sparse], axis=1)
-        parts = [ImagePart(some_rows(image, span), some_rows(image_pe, span)) for span in spans]
+        image, image_pe = alike(image, tokens), alike(image_pe, tokens)
+        shift = None
         if dense is not None:
-            shift = dense
-
-            def add_dense(index: int) -> ImagePart:
-                part, own = parts[index], shift if shift.shape[1] == 1 else some_rows(shift, spans[index])
-                return ImagePart(plus(part.image, own), part.position)
-
-            parts = parallel.map(add_dense, range(len(parts)))
+            dense = alike(dense, tokens)
+            shift, image = (dense, image) if dense.shape[1] == 1 else (None, image + dense)
+        parts = [ImagePart(some_rows(image, span), some_rows(image_pe, span)) for span in spans]
         wanted = len(learned) + outputs[-1]
-        hidden, parts = self.transformer(parts, tokens, wanted, parallel)
+        hidden, parts = self.transformer(parts, tokens, wanted, parallel, shift)
         return hidden, [part.image for part in parts]
 
     def _predicted(
         self,
         hidden: Tokens,
-        parts: Sequence[Tensor],
+        parts: Sequence[Tokens],
         outputs: list[int],
         spans: Sequence[slice],
         parallel: Parallel,
-        *skips: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+        *skips: Tokens,
+    ) -> tuple[Tokens, Tokens]:
         """Return logits and predicted IoU of the ``outputs``, given tokens that begin with the IoU's and the masks'."""
         rows = [self.output_hypernetworks_mlps[i](hidden[:, 1 + i : 2 + i]) for i in outputs]
-        kernels = as_tensor(concat(rows, axis=1))  # (B, M, C/8)
+        kernels = concat(rows, axis=1)  # (B, M, C/8)
         scores = self.iou_prediction_head(hidden[:, 0])  # (B, tokens)
         first, _, _, second, _ = self.output_upscaling
+        weights = [_matrix(layer, kernels) for layer in (first, second)]
+        added = [alike(skip, kernels) for skip in skips] or [_bias(layer, kernels) for layer in (first, second)]
 
-        def upscale(index: int) -> Tensor:
-            added = [first.bias, second.bias]
-            if skips:
-                start, stop = spans[index].start, spans[index].stop
-                added = [
-                    some_rows(skips[0], slice(4 * start, 4 * stop)),
-                    some_rows(skips[1], slice(16 * start, 16 * stop)),
-                ]
-            return self._masks(parts[index], kernels, added)
+        def upscale(index: int) -> Tokens:
+            start, stop = spans[index].start, spans[index].stop
+            own = (
+                [some_rows(x, slice(n * start, n * stop)) for n, x in zip((4, 16), added, strict=True)]
+                if skips
+                else added
+            )
+            return self._masks(parts[index], kernels, weights, own)
 
         masks = parallel.map(upscale, range(len(parts)))
-        logits = masks[0] if len(masks) == 1 else paddle.concat(masks, axis=2)
-        return logits, as_tensor(scores[:, outputs[0] : outputs[-1] + 1])
+        logits = masks[0] if len(masks) == 1 else concat(masks, axis=2)
+        return logits, scores[:, outputs[0] : outputs[-1] + 1]
 
-    def _masks(self, image: Tensor, kernels: Tensor, added: Sequence[Tensor]) -> Tensor:
+    def _masks(self, image: Tokens, kernels: Tokens, weights: Sequence[Tokens], added: Sequence[Tokens]) -> Tokens:
         """Upscale rows of image tokens (B, r*g, C) fourfold and multiply with kernels (B, M, C/8): (B, M, 4r, 4g).
 
-        ``added`` are the biases of the two steps, or what SAM 2 adds instead: (1, r*g*4, C/4) and (1, r*g*16, C/8).
+        ``weights`` are the matrices of the two steps; ``added`` their biases, four of each in a row, or what SAM 2 adds
+        instead: (1, r*g*4, C/4) and (1, r*g*16, C/8).
         """
-        first, first_norm, _, second, _ = self.output_upscaling
-        x = gelu(layer_norm(_quadruple(image, first, added[0]), first_norm))  # (B, r*g*4, C/4)
-        x = _quadruple(x, second, added[1], then_gelu=True)  # (B, r*g*16, C/8)
-        x = paddle.matmul(kernels, x, transpose_y=True)  # (B, M, r*g*16)
+        _, first_norm, _, _, _ = self.output_upscaling
+        x = gelu(layer_norm(_quadruple(image, weights[0], added[0]), first_norm))  # (B, r*g*4, C/4)
+        x = _quadruple(x, weights[1], added[1], then_gelu=True)  # (B, r*g*16, C/8)
+        x = matmul(kernels, x, transpose_y=True)  # (B, M, r*g*16)
         grid, count = self._grid, kernels.shape[1]
         x = x.reshape([-1, count, x.shape[2] // (16 * grid), grid, 2, 2, 2, 2])  # row, column, then within, twice
-        x = permute(x, [0, 1, 2, 4, 6, 3, 5, 7])
+        x = x.transpose([0, 1, 2, 4, 6, 3, 5, 7])
         return x.reshape([-1, count, x.shape[2] * 4, 4 * grid])
 
 
@@ -170,14 +184,14 @@ class Sam2MaskDecoder(MaskDecoder):
 
     def forward(
         self,
-        image: Tensor,
-        image_pe: Tensor,
+        image: Tokens,
+        image_pe: Tokens,
         sparse: Tokens,
         outputs: list[int],
-        *skips: Tensor,
-        dense: Tensor | None = None,
+        *skips: Tokens,
+        dense: Tokens | None = None,
         parallel: Parallel | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tokens, Tokens]:
         """Decode a batch of prompts about one image; see `MaskDecoder`.
 
         Where the single mask is asked for and it is not stable, the best of the others stands in for it, as SAM 2's
@@ -202,14 +216,14 @@ class Sam2MaskDecoder(MaskDecoder):
 
     def with_object_score(
         self,
-        image: Tensor,
-        image_pe: Tensor,
+        image: Tokens,
+        image_pe: Tokens,
         sparse: Tokens,
         outputs: list[int],
-        *skips: Tensor,
-        dense: Tensor | None = None,
+        *skips: Tokens,
+        dense: Tokens | None = None,
         parallel: Parallel | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tokens, Tokens, Tokens]:
         """Return what `forward` does and the logit (B, 1) of an object being there, which videos need."""
         parallel = parallel or Sequential()
         spans = self._spans(parallel)
@@ -218,10 +232,10 @@ class Sam2MaskDecoder(MaskDecoder):
         wanted = list(range(self.num_mask_tokens)) if is_single else outputs
         hidden, parts = self._attended(image, image_pe, sparse, learned, wanted, dense, spans, parallel)
         logits, scores = self._predicted(hidden[:, 1:], parts, wanted, spans, parallel, *skips)
-        scores = functional.sigmoid(scores)
+        scores = functional.sigmoid(as_tensor(scores))
         if is_single:
-            logits, scores = stable(logits, scores)
-        return logits, scores, as_tensor(self.pred_obj_score_head(hidden[:, 0]))
+            logits, scores = stable(as_tensor(logits), scores)
+        return alike(logits, image), alike(scores, image), alike(self.pred_obj_score_head(hidden[:, 0]), image)
 
 
 def stable(logits: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -239,16 +253,24 @@ def stable(logits: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     return paddle.gather_nd(logits, at).unsqueeze(1), paddle.gather_nd(scores, at).unsqueeze(1)
 
 
-def _quadruple(x: Tensor, layer: nn.Conv2DTranspose, added: Tensor, then_gelu: bool = False) -> Tensor:
-    """Apply a 2x2 transposed convolution of stride 2: (B, n, C) to (B, n*4, C'), the four in row-major order.
+def _matrix(layer: nn.Conv2DTranspose, like: Tokens) -> Tokens:
+    """Return the weight of a 2x2 transposed convolution of stride 2 as (C, 4*C'), the four in row-major order."""
+    weight = parameter(layer, "weight", like)
+    return weight.transpose([0, 2, 3, 1]).reshape([weight.shape[0], -1])
 
-    ``added`` is its bias (C',), or what takes its place, (1, n*4, C').
+
+def _bias(layer: nn.Conv2DTranspose, like: Tokens) -> Tokens:
+    """Return its bias four times in a row, (4*C',)."""
+    return concat([parameter(layer, "bias", like)] * 4)
+
+
+def _quadruple(x: Tokens, weight: Tokens, added: Tokens, then_gelu: bool = False) -> Tokens:
+    """Apply a 2x2 transposed convolution of stride 2 as a matrix: (B, n, C) to (B, n*4, C').
+
+    ``added`` is its bias (4*C',), or what takes its place, (1, n*4, C').
     """
-    inputs, outputs = layer.weight.shape[:2]
-    weight = layer.weight.transpose([0, 2, 3, 1]).reshape([inputs, 4 * outputs])
+    outputs = weight.shape[1] // 4
     if added.ndim == 1:
-        y = affine(x, weight, paddle.concat([added] * 4), then_gelu)
-    else:
-        y = add(paddle.matmul(x, weight).reshape([x.shape[0], -1, outputs]), added)
-        y = gelu(y) if then_gelu else y
-    return y.reshape([x.shape[0], -1, outputs])
+        return affine(x, weight, added, then_gelu).reshape([x.shape[0], -1, outputs])
+    y = add(matmul(x, weight).reshape([x.shape[0], -1, outputs]), added)
+    return gelu(y) if then_gelu else y

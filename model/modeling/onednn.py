@@ -16,11 +16,13 @@ from ctypes import c_float, c_int, c_int64, c_uint, c_void_p
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
+import numpy as np
 import paddle
 from paddle import Tensor
 from paddle.nn import functional
 
 from model.modeling import onednn_library
+from model.modeling.blas import BYTES, Floats
 from model.modeling.onednn_library import Library
 
 INFERENCE, FLOAT32, IN_ORDER, ANY_ORDER, DIRECT, SCALE_AND_SHIFT = 96, 3, 1, 1, 1, 6
@@ -83,6 +85,7 @@ class _Primitive:
 
 
 P = TypeVar("P")
+N = TypeVar("N", Tensor, Floats)
 
 
 def _cached(key: tuple[object, ...], make: Callable[[Library], P]) -> P:
@@ -111,9 +114,22 @@ def _rows(library: Library, shape: Sequence[int]) -> c_void_p:
     return _description(library, shape, [math.prod(shape[axis + 1 :]) for axis in range(len(shape))])
 
 
-def gelu_(x: Tensor) -> None:
-    """Replace a contiguous float32 tensor on the CPU by its exact GELU."""
-    size, address = x.size, x.data_ptr()
+def _address(x: Tensor | Floats) -> int:
+    return x.ctypes.data if isinstance(x, np.ndarray) else int(x.data_ptr())
+
+
+def _steps(x: Tensor | Floats) -> list[int]:
+    """Return how far apart numbers are along each axis, in numbers."""
+    return [step // BYTES for step in x.strides] if isinstance(x, np.ndarray) else list(x.strides)
+
+
+def _empty(shape: Sequence[int], like: N) -> N:
+    return cast(N, np.empty(shape, np.float32) if isinstance(like, np.ndarray) else paddle.empty(shape))
+
+
+def gelu_(x: Tensor | Floats) -> None:
+    """Replace a contiguous float32 tensor on the CPU, or an array, by its exact GELU."""
+    size, address = x.size, _address(x)
 
     def make(library: Library) -> _Primitive:
         src = _rows(library, [size])
@@ -140,8 +156,8 @@ def _softmax(rows: int, length: int) -> _Primitive:
     return _cached(("softmax", rows, length), make)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """Return the layer norm of a contiguous float32 tensor on the CPU over its last axis."""
+def layer_norm(x: N, weight: N, bias: N, epsilon: float) -> N:
+    """Return the layer norm of a contiguous float32 tensor on the CPU, or an array, over its last axis."""
     length = x.shape[-1]
     rows = x.size // length
 
@@ -151,17 +167,17 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
         step = library.create("layer_normalization_forward_primitive_desc_create", library.engine, *options)
         return _Primitive(library, step, {SRC: src, SCALE: each, SHIFT: each, DST: src})
 
-    out = paddle.empty(x.shape)
-    addresses = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr()
+    out = _empty(x.shape, x)
+    addresses = _address(x), _address(weight), _address(bias), _address(out)
     _cached(("layer norm", rows, length, epsilon), make).run(*addresses)
     return out
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, shortcut: Tensor | None = None) -> Tensor:
+def linear(x: N, weight: N, bias: N, gelu: bool, shortcut: N | None = None) -> N:
     """Return ``x @ weight + bias + shortcut``, and its exact GELU if asked for.
 
     Args:
-        x: (n, C) float32 on the CPU, contiguous, like all others but ``weight``.
+        x: (n, C) float32, a tensor on the CPU or an array, contiguous, like all others but ``weight``.
         weight: (C, C'), in any order of memory.
         bias: (C',).
         gelu: apply GELU.
@@ -171,7 +187,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, shortcut: Tensor
         (n, C').
     """
     (rows, inputs), outputs = x.shape, weight.shape[1]
-    more, strides = [] if shortcut is None else [shortcut.data_ptr()], weight.strides
+    more: list[int] = [] if shortcut is None else [_address(shortcut)]
+    strides: list[int] = _steps(weight)
 
     def make(library: Library) -> _Primitive:
         src, shift, dst = (_rows(library, shape) for shape in ([rows, inputs], [1, outputs], [rows, outputs]))
@@ -181,8 +198,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, shortcut: Tensor
         added = {_post_op(0): dst} if more else {}
         return _Primitive(library, step, {SRC: src, WEIGHTS: factors, BIAS: shift, DST: dst, **added})
 
-    out = paddle.empty([rows, outputs])
-    addresses = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr()
+    out = _empty([rows, outputs], x)
+    addresses = _address(x), _address(weight), _address(bias), _address(out)
     _cached(("linear", rows, inputs, outputs, *strides, gelu, bool(more)), make).run(*addresses, *more)
     return out
 

@@ -12,8 +12,7 @@ from paddle import Tensor, nn
 from model.modeling import tokens as few
 from model.modeling.common import TokenMLPBlock, linear, norm
 from model.modeling.image_encoder import Parallel
-from model.modeling.kernels import add, exponentials, layer_norm, row_sums, softmax_rows
-from model.modeling.tokens import Tokens, as_tensor, parameter, project, tokens_of
+from model.modeling.tokens import Tokens, parameter, project
 
 DECODER_EPSILON = 1e-5
 
@@ -22,11 +21,11 @@ DECODER_EPSILON = 1e-5
 class ImagePart:
     """Some tokens of the image, (B or 1, p, C), and their positions, (1, p, C)."""
 
-    image: Tensor
-    position: Tensor
+    image: Tokens
+    position: Tokens
 
     @cached_property
-    def with_position(self) -> Tensor:
+    def with_position(self) -> Tokens:
         """Their sum, which the next layer needs once more."""
         return self.image + self.position
 
@@ -35,8 +34,8 @@ class ImagePart:
 class ImageProbe:
     """What image tokens are multiplied with for their scores: weight (B, heads*n, C), and shift (B, heads*n, 1)."""
 
-    weight: Tensor
-    shift: Tensor | None  # None for 0
+    weight: Tokens
+    shift: Tokens | None  # None for 0
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class TokenValues:
     """What the image attends to: keys, and values (B, heads*n, C)."""
 
     keys: ImageProbe
-    values: Tensor
+    values: Tokens
 
 
 @dataclass(frozen=True)
@@ -103,9 +102,9 @@ class Attention(nn.Layer):
         weights = few.softmax(few.matmul(query, key, transpose_y=True))  # (B, heads*n, m)
         return project(self._together(few.matmul(weights, value)), self.out_proj)
 
-    def to_image(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def to_image(self, q: Tokens, k: Tokens, v: Tokens) -> Tokens:
         """Let tokens attend to the image: queries (B, n, C), keys and values (B or 1, m, C) to (B, n, C)."""
-        return as_tensor(self.join([self.attend_to_part(self.probe(q), k, v)]))
+        return self.join([self.attend_to_part(self.probe(q), k, v)])
 
     def probe(self, q: Tokens) -> "ImageProbe":
         """Take the queries (B, n, C) of tokens to the image's own channels."""
@@ -113,42 +112,47 @@ class Attention(nn.Layer):
         weight = few.matmul(query, parameter(self.k_proj, "weight", query), transpose_y=True)
         # The softmax cancels the keys' bias, but an exported graph shall hold every parameter.
         shift = None if paddle.in_dynamic_mode() else paddle.matmul(query, self.k_proj.bias.unsqueeze(1))
-        return ImageProbe(as_tensor(weight), shift)
+        return ImageProbe(weight, shift)
 
-    def attend_to_part(self, probe: "ImageProbe", k: Tensor, v: Tensor) -> "PartialAttention":
+    def attend_to_part(self, probe: "ImageProbe", k: Tokens, v: Tokens) -> "PartialAttention":
         """Attend to a part of the image, keys and values (B or 1, p, C)."""
-        scores = paddle.matmul(probe.weight, k, transpose_y=True)  # (B, heads*n, p)
-        weights, top = exponentials(scores if probe.shift is None else scores + probe.shift)
-        return PartialAttention(tokens_of(paddle.matmul(weights, v)), row_sums(weights), top)
+        scores = few.matmul(probe.weight, k, transpose_y=True)  # (B, heads*n, p)
+        weights, top = few.exponentials(scores if probe.shift is None else scores + probe.shift)
+        return PartialAttention(few.matmul(weights, v), few.row_sums(weights), top)
 
-    def join(self, parts: Sequence["PartialAttention"]) -> Tokens:
-        """Return the attention of tokens to all parts of the image, (B, n, C)."""
+    def join(self, parts: Sequence["PartialAttention"], shift: Tokens | None = None) -> Tokens:
+        """Return the attention of tokens to all parts of the image plus a ``shift`` (1, 1, C): (B, n, C)."""
         found = PartialAttention.joined(parts)
+        found = found if shift is None else found + shift
         values = few.matmul(found, parameter(self.v_proj, "weight", found))  # (B, heads*n, heads*d)
         return project(self._together(values) + parameter(self.v_proj, "bias", found), self.out_proj)
 
-    def from_image(self, q: Tensor, k: Tokens, v: Tokens) -> Tensor:
+    def from_image(self, q: Tokens, k: Tokens, v: Tokens) -> Tokens:
         """Let the image attend to tokens: queries (B or 1, m, C), keys and values (B, n, C) to (B, m, C)."""
         return self.attend_from_part(q, self.token_values(k, v))
 
-    def token_values(self, k: Tokens, v: Tokens) -> "TokenValues":
-        """Take keys and values (B, n, C) of tokens to the image's own channels."""
+    def token_values(self, k: Tokens, v: Tokens, shift: Tokens | None = None) -> "TokenValues":
+        """Take keys and values (B, n, C) of tokens to the image's own channels.
+
+        A ``shift`` (1, 1, C) of the image changes its attention, and is added to what that finds.
+        """
         weight, bias = (parameter(self.q_proj, name, k) for name in ("weight", "bias"))
         weight, bias = weight.transpose([1, 0]), bias.reshape([-1, 1])  # first, which an exported graph needs
         key = self._apart(project(k, self.k_proj), is_scaled=True)
         value = self._apart(project(v, self.v_proj))
-        # Each head's shares add up to one: a bias divided among the heads arrives whole.
-        out_weight, out_bias = (parameter(self.out_proj, name, k) for name in ("weight", "bias"))
-        values = few.matmul(value, out_weight) + out_bias / self.num_heads
-        keys = ImageProbe(as_tensor(few.matmul(key, weight)), as_tensor(few.matmul(key, bias)))
-        return TokenValues(keys, as_tensor(values))
+        # Each head's shares add up to one: what is divided among the heads arrives whole.
+        out_weight, added = (parameter(self.out_proj, name, k) for name in ("weight", "bias"))
+        key_weight, key_shift = few.matmul(key, weight), few.matmul(key, bias)
+        if shift is not None:
+            added, key_shift = added + shift, key_shift + few.matmul(key_weight, shift, transpose_y=True)
+        return TokenValues(ImageProbe(key_weight, key_shift), few.matmul(value, out_weight) + added / self.num_heads)
 
-    def attend_from_part(self, q: Tensor, tokens: "TokenValues") -> Tensor:
+    def attend_from_part(self, q: Tokens, tokens: "TokenValues") -> Tokens:
         """Let a part of the image attend to tokens: queries (B or 1, p, C) to (B, p, C)."""
-        scores = add(paddle.matmul(tokens.keys.weight, q, transpose_y=True), tokens.keys.shift)
+        scores = few.add(few.matmul(tokens.keys.weight, q, transpose_y=True), tokens.keys.shift)
         batch, rows, count = scores.shape  # (B, heads*n, p)
-        shares = softmax_rows(scores.reshape([batch, self.num_heads, -1, count])).reshape([batch, rows, count])
-        return paddle.matmul(shares, tokens.values, transpose_x=True)
+        shares = few.softmax_rows(scores.reshape([batch, self.num_heads, -1, count])).reshape([batch, rows, count])
+        return few.matmul(shares, tokens.values, transpose_x=True)
 
     def _apart(self, x: Tokens, *, is_scaled: bool = False) -> Tokens:
         """(B, n, heads*d) to (B, heads*n, heads*d), zero beside each head's own channels; scaled for a product."""
@@ -203,7 +207,7 @@ class TwoWayAttentionBlock(nn.Layer):
     def update_image(self, tokens: TokenValues, part: ImagePart) -> ImagePart:
         """Update a part of the image by its attention to tokens; then it has their batch."""
         changes = self.cross_attn_image_to_token.attend_from_part(part.with_position, tokens)
-        return ImagePart(layer_norm(add(changes, part.image), self.norm4), part.position)
+        return ImagePart(few.layer_norm(few.add(changes, part.image), self.norm4), part.position)
 
 
 class TwoWayTransformer(nn.Layer):
@@ -218,7 +222,12 @@ class TwoWayTransformer(nn.Layer):
         self.norm_final_attn = norm(embedding_dim, DECODER_EPSILON)
 
     def forward(
-        self, image: Sequence[ImagePart], tokens: Tokens, wanted: int, parallel: Parallel
+        self,
+        image: Sequence[ImagePart],
+        tokens: Tokens,
+        wanted: int,
+        parallel: Parallel,
+        shift: Tokens | None = None,
     ) -> tuple[Tokens, Sequence[ImagePart]]:
         """Attend both ways.
 
@@ -226,10 +235,12 @@ class TwoWayTransformer(nn.Layer):
         the layer before, so that each visit reads a part once, and cores work on parts at the same time.
 
         Args:
-            image: parts of the image tokens, with the dense prompt added, and their positions.
+            image: parts of the image tokens, with the dense prompt added unless it is ``shift``, and their positions.
             tokens: (B, n, C) output and prompt tokens.
             wanted: how many of the tokens, from the first, are returned; the last attention is left out for the others.
             parallel: maps over the parts.
+            shift: (1, 1, C), the dense prompt where it is the same for all of the image: tokens take it into account,
+                so that nothing of the image's size is added up. None for 0.
 
         Returns:
             Tokens (B, wanted, C) and the parts of the image (B, p, C).
@@ -238,8 +249,9 @@ class TwoWayTransformer(nn.Layer):
         for layer in self.layers:
             queries = layer.among_tokens(queries, tokens)
             image, attended = _visit(image, before, layer.cross_attn_token_to_image, queries + tokens, parallel)
-            queries = layer.after_image(queries, layer.cross_attn_token_to_image.join(attended))
-            before = layer, layer.cross_attn_image_to_token.token_values(queries + tokens, queries)
+            queries = layer.after_image(queries, layer.cross_attn_token_to_image.join(attended, shift))
+            before = layer, layer.cross_attn_image_to_token.token_values(queries + tokens, queries, shift)
+            shift = None  # from here on the image has it
             if not paddle.in_dynamic_mode():  # an exported graph uses the parameters in the order of the layers
                 image, before = [layer.update_image(before[1], part) for part in image], None
         last, queries, tokens = self.final_attn_token_to_image, queries[:, :wanted], tokens[:, :wanted]

@@ -9,6 +9,8 @@ import pytest
 from paddle import nn
 
 from model.device import ThreadPool
+from model.modeling import blas, onednn
+from model.modeling import tokens as few
 from model.modeling.image_encoder import Sequential
 from model.modeling.mask_decoder import MaskDecoder
 from model.modeling.transformer import Attention
@@ -105,19 +107,56 @@ def test_a_prompt_costs_few_calls_in_python_which_take_longer_than_its_products(
         decoder(image, image_pe, sparse, [1, 2, 3], dense=dense)
     finally:
         sys.setprofile(None)
-    assert events["call"] < 1800
+    assert events["call"] < 1000
 
 
 def test_numpy_gives_the_numbers_that_paddle_gives_where_parameters_are_in_training():
     decoder = filled(MaskDecoder(tiny()))
     image, sparse, image_pe = tokens(1, 64, 32, 3), tokens(1, 2, 32, 1), tokens(1, 64, 32, 2)
-    logits, scores = decoder(image, image_pe, sparse, [0, 1, 2])
+    dense = tokens(1, 1, 32, 4)
+    logits, scores = decoder(image, image_pe, sparse, [0, 1, 2], dense=dense)
     for parameter in decoder.parameters():
         parameter.stop_gradient = False
-    trained, trained_scores = decoder(image, image_pe, sparse, [0, 1, 2])
+    trained, trained_scores = decoder(image, image_pe, sparse, [0, 1, 2], dense=dense)
     assert not trained.stop_gradient
     np.testing.assert_allclose(logits.numpy(), trained.numpy(), atol=1e-4 * np.abs(trained.numpy()).max())
     np.testing.assert_allclose(scores.numpy(), trained_scores.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("lacks_blas", [False, True])
+@pytest.mark.parametrize("lacks_onednn", [False, True])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_numpy_alone_gives_the_numbers_of_mkl_and_onednn(batch, lacks_onednn, lacks_blas, monkeypatch):
+    decoder = filled(MaskDecoder(tiny()))
+    image, sparse, image_pe = (tokens(*shape).numpy() for shape in ((1, 64, 32, 3), (batch, 2, 32, 1), (1, 64, 32, 2)))
+    arguments, dense = (image * 100, image_pe, sparse, [0, 1]), tokens(1, 64, 32, 4).numpy()
+    monkeypatch.setattr(few, "LARGE", 1)
+    logits, scores = decoder(*arguments, dense=dense)
+    if lacks_onednn:
+        monkeypatch.setattr(onednn, "is_available", lambda: False)
+    if lacks_blas:
+        monkeypatch.setattr(blas, "sgemm", lambda: None)
+    else:
+        monkeypatch.setattr(few, "LARGE", 1 << 30)
+    others, other_scores = decoder(*arguments, dense=dense)
+    np.testing.assert_allclose(others, logits, atol=1e-4 * np.abs(logits).max())
+    np.testing.assert_allclose(other_scores, scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_arrays_give_arrays_with_the_numbers_of_tensors_and_stay_as_they_are(rows):
+    decoder = filled(MaskDecoder(tiny()))
+    tensors = [tokens(1, 64, 32, 3), tokens(1, 64, 32, 2), tokens(3, 2, 32, 1), tokens(1, rows, 32, 4)]
+    arrays, copies = ([tensor.numpy() for tensor in tensors] for _ in range(2))
+    logits, scores = decoder(*arrays[:3], [0, 2, 3], dense=arrays[3])
+    expected, expected_scores = decoder(*tensors[:3], [0, 2, 3], dense=tensors[3])
+    assert isinstance(logits, np.ndarray)
+    assert isinstance(scores, np.ndarray)
+    np.testing.assert_array_equal(logits, expected.numpy())
+    np.testing.assert_array_equal(scores, expected_scores.numpy())
+    for copy, array, tensor in zip(copies, arrays, tensors, strict=True):
+        np.testing.assert_array_equal(array, copy)
+        np.testing.assert_array_equal(tensor.numpy(), copy)
 
 
 def test_a_parameter_that_changes_counts_in_the_next_decode():
