@@ -18,7 +18,7 @@ from model.modeling.blas import product
 from model.modeling.image_encoder import Parallel, Sequential
 from model.modeling.mask_decoder import MaskDecoder, Sam2MaskDecoder
 from model.modeling.prompt_encoder import PromptEncoder
-from model.modeling.tokens import Tokens, concat
+from model.modeling.tokens import Tokens, as_array, concat
 from model.transforms import mask_and_areas, mask_to_model, points_to_model
 from model.types import MAIN_MAP, Embedding, FloatArray, Mask, Masks, Prompt, as_prompts
 from model.weights import Checkpoint
@@ -145,7 +145,7 @@ class Decoder:
         def answer(part: tuple[_Shape, list[int]]) -> list[R]:
             shape, indexes = part
             logits, scores = self.forward(features, [prompt_list[i] for i in indexes], embedding, shape.outputs, within)
-            return [finish(*row) for row in zip(indexes, np.asarray(logits), np.asarray(scores), strict=True)]
+            return [finish(*row) for row in zip(indexes, as_array(logits), as_array(scores), strict=True)]
 
         answers: dict[int, R] = {}
         parallel, within = (self._parallel, self._in_turn) if len(parts) > 1 else (self._in_turn, self._alone)

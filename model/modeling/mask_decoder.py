@@ -83,14 +83,15 @@ class MaskDecoder(nn.Layer):
             parallel: maps over parts of the image; None for one part.
 
         Returns:
-            Logits (B, len(outputs), 4g, 4g) and predicted IoU (B, len(outputs)); arrays where ``image`` is one.
+            Logits (B, len(outputs), 4g, 4g) and predicted IoU (B, len(outputs)); arrays where ``image`` is one, unless
+            they want gradients.
         """
         parallel = parallel or Sequential()
         spans = self._spans(parallel)
         learned = [self.iou_token, self.mask_tokens]
         hidden, parts = self._attended(image, image_pe, sparse, learned, outputs, dense, spans, parallel)
         logits, scores = self._predicted(hidden, parts, outputs, spans, parallel)
-        return alike(logits, image), alike(scores, image)
+        return _as_given(logits, image), _as_given(scores, image)
 
     def _spans(self, parallel: Parallel) -> list[slice]:
         """Return the parts of the image tokens, in whole rows."""
@@ -140,32 +141,30 @@ class MaskDecoder(nn.Layer):
         rows = [self.output_hypernetworks_mlps[i](hidden[:, 1 + i : 2 + i]) for i in outputs]
         kernels = concat(rows, axis=1)  # (B, M, C/8)
         scores = self.iou_prediction_head(hidden[:, 0])  # (B, tokens)
-        first, _, _, second, _ = self.output_upscaling
-        weights = [_matrix(layer, kernels) for layer in (first, second)]
-        added = [alike(skip, kernels) for skip in skips] or [_bias(layer, kernels) for layer in (first, second)]
+        skips = tuple(alike(skip, kernels) for skip in skips)
 
         def upscale(index: int) -> Tokens:
-            start, stop = spans[index].start, spans[index].stop
-            own = (
-                [some_rows(x, slice(n * start, n * stop)) for n, x in zip((4, 16), added, strict=True)]
-                if skips
-                else added
-            )
-            return self._masks(parts[index], kernels, weights, own)
+            own = []
+            if skips:
+                start, stop = spans[index].start, spans[index].stop
+                own = [
+                    some_rows(skips[0], slice(4 * start, 4 * stop)),
+                    some_rows(skips[1], slice(16 * start, 16 * stop)),
+                ]
+            return self._masks(parts[index], kernels, own)
 
         masks = parallel.map(upscale, range(len(parts)))
         logits = masks[0] if len(masks) == 1 else concat(masks, axis=2)
         return logits, scores[:, outputs[0] : outputs[-1] + 1]
 
-    def _masks(self, image: Tokens, kernels: Tokens, weights: Sequence[Tokens], added: Sequence[Tokens]) -> Tokens:
+    def _masks(self, image: Tokens, kernels: Tokens, skips: Sequence[Tokens]) -> Tokens:
         """Upscale rows of image tokens (B, r*g, C) fourfold and multiply with kernels (B, M, C/8): (B, M, 4r, 4g).
 
-        ``weights`` are the matrices of the two steps; ``added`` their biases, four of each in a row, or what SAM 2 adds
-        instead: (1, r*g*4, C/4) and (1, r*g*16, C/8).
+        ``skips`` are what SAM 2 adds instead of the two steps' biases: (1, r*g*4, C/4) and (1, r*g*16, C/8).
         """
-        _, first_norm, _, _, _ = self.output_upscaling
-        x = gelu(layer_norm(_quadruple(image, weights[0], added[0]), first_norm))  # (B, r*g*4, C/4)
-        x = _quadruple(x, weights[1], added[1], then_gelu=True)  # (B, r*g*16, C/8)
+        first, first_norm, _, second, _ = self.output_upscaling
+        x = gelu(layer_norm(_quadruple(image, first, skips[0] if skips else None), first_norm))  # (B, r*g*4, C/4)
+        x = _quadruple(x, second, skips[1] if skips else None, then_gelu=True)  # (B, r*g*16, C/8)
         x = matmul(kernels, x, transpose_y=True)  # (B, M, r*g*16)
         grid, count = self._grid, kernels.shape[1]
         x = x.reshape([-1, count, x.shape[2] // (16 * grid), grid, 2, 2, 2, 2])  # row, column, then within, twice
@@ -235,7 +234,13 @@ class Sam2MaskDecoder(MaskDecoder):
         scores = functional.sigmoid(as_tensor(scores))
         if is_single:
             logits, scores = stable(as_tensor(logits), scores)
-        return alike(logits, image), alike(scores, image), alike(self.pred_obj_score_head(hidden[:, 0]), image)
+        is_there = self.pred_obj_score_head(hidden[:, 0])
+        return _as_given(logits, image), _as_given(scores, image), _as_given(is_there, image)
+
+
+def _as_given(x: Tokens, image: Tokens) -> Tokens:
+    """Return a tensor where the image is one; an array else, or a tensor that wants gradients."""
+    return x if isinstance(image, np.ndarray) else as_tensor(x)
 
 
 def stable(logits: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,24 +258,16 @@ def stable(logits: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     return paddle.gather_nd(logits, at).unsqueeze(1), paddle.gather_nd(scores, at).unsqueeze(1)
 
 
-def _matrix(layer: nn.Conv2DTranspose, like: Tokens) -> Tokens:
-    """Return the weight of a 2x2 transposed convolution of stride 2 as (C, 4*C'), the four in row-major order."""
-    weight = parameter(layer, "weight", like)
-    return weight.transpose([0, 2, 3, 1]).reshape([weight.shape[0], -1])
+def _quadruple(x: Tokens, layer: nn.Conv2DTranspose, skip: Tokens | None = None, then_gelu: bool = False) -> Tokens:
+    """Apply a 2x2 transposed convolution of stride 2: (B, n, C) to (B, n*4, C'), the four in row-major order.
 
-
-def _bias(layer: nn.Conv2DTranspose, like: Tokens) -> Tokens:
-    """Return its bias four times in a row, (4*C',)."""
-    return concat([parameter(layer, "bias", like)] * 4)
-
-
-def _quadruple(x: Tokens, weight: Tokens, added: Tokens, then_gelu: bool = False) -> Tokens:
-    """Apply a 2x2 transposed convolution of stride 2 as a matrix: (B, n, C) to (B, n*4, C').
-
-    ``added`` is its bias (4*C',), or what takes its place, (1, n*4, C').
+    A ``skip`` (1, n*4, C') takes the place of its bias.
     """
-    outputs = weight.shape[1] // 4
-    if added.ndim == 1:
-        return affine(x, weight, added, then_gelu).reshape([x.shape[0], -1, outputs])
-    y = add(matmul(x, weight).reshape([x.shape[0], -1, outputs]), added)
+    weight = parameter(layer, "weight", x)  # (C, C', 2, 2)
+    inputs, outputs = weight.shape[:2]
+    weight = weight.transpose([0, 2, 3, 1]).reshape([inputs, 4 * outputs])
+    if skip is None:
+        bias = concat([parameter(layer, "bias", x)] * 4)
+        return affine(x, weight, bias, then_gelu).reshape([x.shape[0], -1, outputs])
+    y = add(matmul(x, weight).reshape([x.shape[0], -1, outputs]), skip)
     return gelu(y) if then_gelu else y

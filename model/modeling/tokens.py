@@ -41,6 +41,11 @@ def as_tensor(x: Tokens) -> Tensor:
     return tensor(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
 
 
+def as_array(x: Tokens) -> Floats:
+    """Return an array, of a tensor a copy."""
+    return x if isinstance(x, np.ndarray) else np.asarray(x.numpy(), np.float32)
+
+
 def alike(x: Tokens, like: Tokens) -> Tokens:
     """Return numbers as what ``like`` is, an array or a tensor, on the same memory."""
     if isinstance(like, np.ndarray):
