@@ -12,6 +12,11 @@ UNIT_MEAN = (0.485, 0.456, 0.406)
 UNIT_STD = (0.229, 0.224, 0.225)
 """The same as SAM 2 writes them, for pixels from 0 to 1."""
 
+LEAST_DIVIDED = 1 << 19
+"""Numbers in an embedding from which on one prompt's decode is divided among cores. Below that, as in the demo model
+(98,000; SAM has a million), handing parts to threads takes as long as computing them.
+"""
+
 _LARGEST = 1 << 16
 _DEEPEST = 1 << 10
 """No network is as large, or as deep; numbers beyond them would only fill the memory."""
@@ -191,6 +196,11 @@ class SamConfig:
     def low_res_size(self) -> int:
         """Side of the square low-resolution logits and of a mask input."""
         return 4 * self.embedding_size
+
+    @property
+    def divides_decodes(self) -> bool:
+        """Whether cores share the decode of one prompt; see `LEAST_DIVIDED`."""
+        return self.embedding_size**2 * self.prompt_embed_dim >= LEAST_DIVIDED
 
     @property
     def family(self) -> str:

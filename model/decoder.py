@@ -30,11 +30,6 @@ GPU_BATCH = 16
 as there are cores: the maps of one prompt stay in cache, those of several do not.
 """
 
-LEAST_DIVIDED = 1 << 19
-"""Numbers in an embedding from which on one prompt's decode is divided among cores. Below that, as in the demo model
-(98,000; SAM has a million), handing parts to threads takes longer than computing them: 27 in place of 19 ms.
-"""
-
 HIGH_RES_MAPS = ("high_res_feat_s1", "high_res_feat_s0")
 """What SAM 2's mask decoder adds as it upscales, in the order in which it does."""
 
@@ -72,8 +67,7 @@ class Decoder:
         on_cpu = device == "cpu"
         self.batch_size = 1 if on_cpu else GPU_BATCH
         self._parallel: Parallel = devices.ThreadPool(cpu_count()) if on_cpu else Sequential()
-        is_small = self.config.embedding_size**2 * self.config.prompt_embed_dim < LEAST_DIVIDED
-        self._alone: Parallel = Sequential() if is_small else self._parallel  # for a single prompt
+        self._alone: Parallel = self._parallel if self.config.divides_decodes else Sequential()  # for a single prompt
         self._in_turn = Sequential(self._alone.parts)  # the same parts, so that answers are the same to the bit
         devices.enter(device)
         self.image_pe = prompt_encoder.image_pe()
