@@ -85,20 +85,23 @@ def _inside(mask: Mask, clicks: Iterable[Point]) -> list[Point]:
     """Return up to `MASK_POSITIVES` points of a mask, far from its border, from the clicks and from each other."""
     step = math.ceil(max(mask.crop.shape) / SEARCH_SIDE)
     crop = np.pad(mask.crop[::step, ::step].astype(np.uint8), 1)
-    room = cv2.distanceTransform(crop, cv2.DIST_L2, 3)
-    rows, columns = np.indices(crop.shape)
-    (left, top), points = mask.offset, []
+    room = np.square(cv2.distanceTransform(crop, cv2.DIST_L2, 3), dtype=np.float64)  # distances here are squared
+    rows, columns = (np.arange(side, dtype=np.float64) for side in crop.shape)
+    left, top = mask.offset
+    points: list[Point] = []
+
+    def leave(x: float, y: float) -> None:
+        np.minimum(room, np.add.outer(np.square(rows - y) / 4, np.square(columns - x) / 4), out=room)
+
     taken = [((x - left) / step + 0.5, (y - top) / step + 0.5) for x, y in clicks]
-    for x, y in taken[:-1]:
-        room = np.minimum(room, np.hypot(columns - x, rows - y) / 2)
-    for _ in range(MASK_POSITIVES):
-        x, y = taken[-1]
-        room = np.minimum(room, np.hypot(columns - x, rows - y) / 2)
+    for x, y in taken:
+        leave(x, y)
+    while len(points) < MASK_POSITIVES:
         row, column = np.unravel_index(int(np.argmax(room)), room.shape)
         if room[row, column] < 1:
             break
-        taken.append((float(column), float(row)))
         points.append((left + (int(column) - 1) * step + 0.5, top + (int(row) - 1) * step + 0.5))
+        leave(float(column), float(row))
     return points
 
 
@@ -146,8 +149,9 @@ def _remove_slivers(crop: BoolArray, removed: BoolArray) -> None:
     is_small = stats[:, cv2.CC_STAT_AREA] < SMALLEST_REST * area
     is_small[np.setdiff1d(np.arange(len(stats)), islands[is_near])] = False
     slivers: BoolArray = rest & (~kept | is_small[islands])
-    height, width_px = crop.shape
-    removed |= crop & slivers.repeat(step, axis=0).repeat(step, axis=1)[:height, :width_px]
+    if slivers.any():
+        height, width_px = crop.shape
+        removed |= crop & slivers.repeat(step, axis=0).repeat(step, axis=1)[:height, :width_px]
 
 
 def _distances(area: BoolArray, beyond: bool = False) -> FloatArray:
