@@ -202,6 +202,13 @@ class SamConfig:
         """Whether cores share the decode of one prompt; see `LEAST_DIVIDED`."""
         return self.embedding_size**2 * self.prompt_embed_dim >= LEAST_DIVIDED
 
+    def decodes_at_once(self, cores: int) -> int:
+        """Return how many threads decode at a time: where cores, up to four, share a decode, another takes idle ones.
+
+        Decodes of a small network would wait for each other in Python.
+        """
+        return max(1, cores // 4) + (cores > 1 and self.divides_decodes)
+
     @property
     def family(self) -> str:
         """The kind of network, ``sam`` or ``sam2``: the decoder of one has no use for an embedding of the other."""

@@ -41,21 +41,11 @@ from backend.web.readiness import Work
 from backend.web.status import snapshot
 from backend.web.status.snapshot import StatusSources
 from backend.web.status.view import ClusterView
-from model.config import SamConfig
 from model.demo import SAMPLES
 from model.machine import cpu_count
 from model.weights import Checkpoint
 
 logger = logging.getLogger(__name__)
-
-
-def decodes_at_once(config: SamConfig, cores: int) -> int:
-    """Return how many threads decode at a time on a machine of so many cores.
-
-    A decode uses up to four. Where cores share one, another takes those that wait meanwhile; a small network's decode
-    waits for Python most of the time, and two of them for each other.
-    """
-    return max(1, cores // 4) + (cores > 1 and config.divides_decodes)
 
 
 def build(settings: Settings, checkpoint: Checkpoint) -> Service:
@@ -78,7 +68,7 @@ def build(settings: Settings, checkpoint: Checkpoint) -> Service:
     )
     next_tasks = None if label_studio.http.token_kind is TokenKind.NONE else label_studio
     decoders = composition_decoders.web(settings, checkpoint, decoder, metrics)
-    masks = MaskService(decoders.projects.of, metrics, decodes_at_once(checkpoint.config, cpu_count()), settings.detail)
+    masks = MaskService(decoders.projects.of, metrics, checkpoint.config.decodes_at_once(cpu_count()), settings.detail)
     retrieval, deferred = _retrieval(settings, TaskSegmenter(masks, embeddings, policy.outputs), label_studio, metrics)
     answers, close_answers = cluster.recent_answers(settings, checkpoint)
     clicks = Pipeline(masks, embeddings, policy.outputs, policy.vocabulary, answers)

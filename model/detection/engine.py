@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import paddle.inference
+from paddle.base import core
 
 from model import device as devices
 from model.detection.program import DetectorProgram
@@ -55,6 +56,10 @@ class Engine:
             raise WeightsError(
                 f"{program.path}: expected a program that Paddle can load, got: {_reason(error)}"
             ) from error
+        finally:
+            # That set it for the whole process, until the end of the first run. SAM's products run on threads of their
+            # own: with more in each a decode would take a quarter longer.
+            core.set_num_threads(1)
 
     def run(self, inputs: Sequence[npt.NDArray[np.generic]]) -> Arrays:
         """Return the program's outputs.

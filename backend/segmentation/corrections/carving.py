@@ -87,22 +87,16 @@ def _inside(mask: Mask, clicks: Iterable[Point]) -> list[Point]:
     crop = np.pad(mask.crop[::step, ::step].astype(np.uint8), 1)
     room = np.square(cv2.distanceTransform(crop, cv2.DIST_L2, 3), dtype=np.float64)  # distances here are squared
     rows, columns = (np.arange(side, dtype=np.float64) for side in crop.shape)
-    left, top = mask.offset
-    points: list[Point] = []
-
-    def leave(x: float, y: float) -> None:
-        np.minimum(room, np.add.outer(np.square(rows - y) / 4, np.square(columns - x) / 4), out=room)
-
+    (left, top), points = mask.offset, list[Point]()
     taken = [((x - left) / step + 0.5, (y - top) / step + 0.5) for x, y in clicks]
-    for x, y in taken:
-        leave(x, y)
-    while len(points) < MASK_POSITIVES:
+    while True:
+        for x, y in taken:
+            np.minimum(room, np.add.outer(np.square(rows - y) / 4, np.square(columns - x) / 4), out=room)
         row, column = np.unravel_index(int(np.argmax(room)), room.shape)
-        if room[row, column] < 1:
-            break
+        if len(points) == MASK_POSITIVES or room[row, column] < 1:
+            return points
         points.append((left + (int(column) - 1) * step + 0.5, top + (int(row) - 1) * step + 0.5))
-        leave(float(column), float(row))
-    return points
+        taken = [(float(column), float(row))]
 
 
 def _remove(removed: BoolArray, part: Mask, clicks: Iterable[Point], mask: Mask) -> bool:

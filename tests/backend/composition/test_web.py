@@ -11,7 +11,6 @@ from backend.errors import Reason
 from backend.settings import read
 from backend.web.app import BODIES
 from model import device
-from model.config import demo, mobile_sam, vit_b
 from tests.support.fakes import LEGACY_TOKEN, FakeLabelStudio, Reply, png
 from tests.support.service import wait_until
 from tests.support.wire_bodies import BROWSER, CONFIG, click_on, data_uri, encoded
@@ -37,12 +36,6 @@ def build(tmp_path, tiny_checkpoint):
 
 
 # Building.
-
-
-@pytest.mark.parametrize(("cores", "of_sam", "of_the_demo"), [(1, 1, 1), (2, 2, 1), (4, 2, 1), (8, 3, 2), (64, 17, 16)])
-def test_a_decode_more_than_cores_are_for_is_taken_where_cores_share_decodes(cores, of_sam, of_the_demo):
-    counts = [web.decodes_at_once(config, cores) for config in (vit_b(), mobile_sam(), demo())]
-    assert counts == [of_sam, of_sam, of_the_demo]
 
 
 def test_building_loads_and_starts_nothing(tmp_path):

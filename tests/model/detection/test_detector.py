@@ -1,12 +1,16 @@
 """Detectors find what words name, in PaddleX's inference directories of all kinds."""
 
+import ctypes
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 import yaml
 
+from model.detection import engine
 from model.detection.directory import read
 from model.detection.load import load_detector
 from model.detection.word_list import WordsError
@@ -14,6 +18,7 @@ from model.weights import WeightsError
 from tests.support import detector_directories as directories
 
 PICTURE = directories.picture()
+MKL = [*(Path(paddle.__file__).parent / "libs").glob("libmklml*.so")]
 
 
 @pytest.fixture(scope="session", params=["grounding_dino", "yolo_world", "picodet"])
@@ -55,6 +60,16 @@ def test_words_that_cannot_be_looked_for_are_refused_before_the_picture_is(detec
         detector.check(words)
     with pytest.raises(WordsError):
         detector.detect(PICTURE, words)
+
+
+@pytest.mark.skipif(not MKL, reason="this Paddle carries no MKL")
+def test_products_of_the_networks_stay_in_their_thread_beside_a_detector(picodet, monkeypatch):
+    monkeypatch.setattr(engine, "cpu_count", lambda: 2)
+    threads = ctypes.CDLL(str(MKL[0])).MKL_Get_Max_Threads
+    detector = load_detector(picodet, "cpu")
+    assert threads() == 1
+    detector.detect(PICTURE, ["cat"])
+    assert threads() == 1
 
 
 def test_threads_get_what_one_gets_alone(detector):
