@@ -109,10 +109,10 @@ class PromptEncoder(nn.Layer):
         marks = concat([parameter(table, "weight", boxes) for table in tables])  # (2, C)
         return self._positions(boxes.reshape([-1, 2, 2])) + marks
 
-    def dense(self, masks: Tensor | None) -> Tensor:
+    def dense(self, masks: Tensor | None) -> Tokens:
         """Encode mask inputs (B, 1, 4g, 4g) as (B, g*g, C); None gives the learned "no mask", (1, 1, C)."""
         if masks is None:
-            return self.no_mask_embed.weight.reshape([1, 1, self._dim])
+            return tokens_of(self.no_mask_embed.weight).reshape([1, 1, self._dim])
         return self.mask_downscaling(masks).flatten(2).transpose([0, 2, 1])
 
     def _positions(self, coords: Tokens) -> Tokens:
