@@ -33,11 +33,20 @@ def tokens_of(x: Tensor, *parameters: Tensor) -> Tokens:
 
 def given(x: Tokens, *parameters: Tensor) -> Tokens:
     """Return an array as it is, or as a tensor where Paddle has to compute with a parameter."""
-    return x if not isinstance(x, np.ndarray) or is_on_cpu(*parameters) else paddle.to_tensor(x)
+    return x if not isinstance(x, np.ndarray) or is_on_cpu(*parameters) else copied(x)
+
+
+def copied(x: Tokens) -> Tensor:
+    """Return a tensor, of an array a copy, for what may take gradients.
+
+    Paddle holds a lock while it frees an array's own memory, and NumPy wants the GIL for it. Where gradients are
+    computed, Paddle frees without the GIL, so that a thread with the GIL that waits for the lock would wait for ever.
+    """
+    return paddle.to_tensor(x) if isinstance(x, np.ndarray) else x
 
 
 def as_tensor(x: Tokens) -> Tensor:
-    """Return a tensor, on the memory of an array."""
+    """Return a tensor, on the memory of an array; not for what takes gradients, see `copied`."""
     return tensor(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
 
 
@@ -47,10 +56,10 @@ def as_array(x: Tokens) -> Floats:
 
 
 def alike(x: Tokens, like: Tokens) -> Tokens:
-    """Return numbers as what ``like`` is, an array or a tensor, on the same memory."""
+    """Return numbers as what ``like`` is, an array on the same memory or a tensor."""
     if isinstance(like, np.ndarray):
         return x if isinstance(x, np.ndarray) else memory(x)
-    return as_tensor(x)
+    return copied(x)
 
 
 def parameter(layer: nn.Layer, name: str, like: Tokens) -> Tokens:
@@ -180,7 +189,7 @@ def concat(parts: Sequence[Tokens], axis: int = 0) -> Tokens:
     """Join along an axis: an array where all parts are arrays."""
     if all(isinstance(part, np.ndarray) for part in parts):
         return np.concatenate(parts, axis=axis)
-    return paddle.concat([as_tensor(part) for part in parts], axis=axis)
+    return paddle.concat([copied(part) for part in parts], axis=axis)
 
 
 def some_rows(x: Tokens, rows: slice) -> Tokens:

@@ -159,6 +159,17 @@ def test_arrays_give_arrays_with_the_numbers_of_tensors_and_stay_as_they_are(row
         np.testing.assert_array_equal(tensor.numpy(), copy)
 
 
+def test_what_takes_gradients_is_never_the_memory_of_an_array_which_paddle_frees_without_the_gil(monkeypatch):
+    decoder = filled(MaskDecoder(tiny()))
+    for parameter in decoder.parameters():
+        parameter.stop_gradient = False
+    arrays = [tokens(*shape).numpy() for shape in ((1, 64, 32, 3), (1, 64, 32, 2), (3, 2, 32, 1), (1, 64, 32, 4))]
+    monkeypatch.setattr(few, "tensor", lambda values: pytest.fail("shared with Paddle"))
+    logits, scores = decoder(*arrays[:3], [0, 1], dense=arrays[3])
+    (logits.mean() + scores.mean()).backward()
+    assert np.abs(decoder.mask_tokens.weight.grad.numpy()).max() > 0
+
+
 def test_a_parameter_that_changes_counts_in_the_next_decode():
     decoder, changed = filled(MaskDecoder(tiny())), filled(MaskDecoder(tiny()))
     image, sparse, image_pe = tokens(1, 64, 32, 3), tokens(1, 2, 32, 1), tokens(1, 64, 32, 2)
