@@ -218,7 +218,7 @@ class Decoder:
     ) -> tuple[Tokens, Tokens]:
         """Decode prompts that have the same number of points, and all or none of them a box and a mask.
 
-        Gradients flow to the parameters that want them.
+        Gradients flow to the parameters, where all that fine-tuning changes want them.
 
         Args:
             features: what `features` returned for the embedding.

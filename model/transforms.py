@@ -8,7 +8,7 @@ to the square, crop the padding, bilinear to the photo, > 0), and gives the same
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -220,6 +220,7 @@ def mask_and_areas(
         The mask, true where the interpolated logit is above zero, and for each level the pixels of the photo where it
         is above that.
     """
+    logits = np.ascontiguousarray(logits, dtype=np.float32)
     axes = [_axis_weights(logits.shape[i], image_size, input_size[i], original_size[i]) for i in (0, 1)]
     inner = [axes[i].span(np.flatnonzero((logits > 0).any(axis=1 - i))) for i in (0, 1)]
     lowest = min((0.0, *levels))
@@ -262,6 +263,7 @@ class _AxisWeights:
         self._first = np.where(counts, indexes, low).min(axis=0)
         self._last = np.where(counts, indexes, -1).max(axis=0)
         self._indexes = np.clip(indexes, self._first, self._last)  # (4, original); outside lie only taps of no weight
+        self._matrices: dict[int, tuple[FloatArray, slice]] = {}
 
     def span(self, logits: npt.NDArray[np.intp]) -> slice:
         """Return the run of pixels that these logits, in rising order, and those between them reach."""
@@ -278,24 +280,22 @@ class _AxisWeights:
         start = pixels.start
         while start < pixels.stop:
             index, first = divmod(start, PIXELS_AT_ONCE)
-            weights, low = self._matrices[index]
+            weights, low = self._matrix(index)
             rows = weights[first : first + pixels.stop - start]
             yield slice(start - pixels.start, start - pixels.start + len(rows)), rows, low
             start += len(rows)
 
-    @cached_property
-    def _matrices(self) -> list[tuple[FloatArray, slice]]:
-        """Weights (pixels, logits) of every `PIXELS_AT_ONCE` pixels, and the run of logits that these need."""
-        matrices: list[tuple[FloatArray, slice]] = []
-        for start in range(0, len(self._first), PIXELS_AT_ONCE):
-            pixels = slice(start, start + PIXELS_AT_ONCE)
+    def _matrix(self, index: int) -> tuple[FloatArray, slice]:
+        """Return a strip's weights (pixels, logits), and the run of logits that these need."""
+        if index not in self._matrices:
+            pixels = slice(index * PIXELS_AT_ONCE, (index + 1) * PIXELS_AT_ONCE)
             low = slice(int(self._first[pixels].min()), int(self._last[pixels].max()) + 1)
             indexes, weights = self._indexes[:, pixels] - low.start, self._weights[:, pixels]
             matrix = np.zeros((weights.shape[1], low.stop - low.start), np.float32)
-            for index, weight in zip(indexes, weights, strict=True):
-                matrix[np.arange(len(matrix)), index] += weight
-            matrices.append((matrix, low))
-        return matrices
+            for taps, shares in zip(indexes, weights, strict=True):
+                matrix[np.arange(len(matrix)), taps] += shares
+            self._matrices[index] = matrix, low
+        return self._matrices[index]
 
 
 @lru_cache(maxsize=64)

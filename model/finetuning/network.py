@@ -13,6 +13,7 @@ from paddle import Tensor, nn
 from model.build import load_decoder
 from model.decoder import Decoder
 from model.finetuning import losses
+from model.modeling.tokens import Tokens
 from model.types import Embedding, FloatArray, Prompt
 from model.weights import Checkpoint
 from model.weights.parameters import GAUSSIAN
@@ -62,13 +63,13 @@ class TrainableDecoder:
             1.0, *BETAS, parameters=list(self.parameters.values()), grad_clip=clip, weight_decay=None
         )
 
-    def features(self, embedding: Embedding, copy: int = 0) -> tuple[Tensor, ...]:
+    def features(self, embedding: Embedding, copy: int = 0) -> tuple[Tokens, ...]:
         """Return what a copy's network takes of an embedding, see `Decoder.features`."""
         return self._decoders[copy].features(embedding)
 
     def add_gradients(
         self,
-        features: tuple[Tensor, ...],
+        features: tuple[Tokens, ...],
         prompts: list[Prompt],
         embedding: Embedding,
         targets: Tensor,

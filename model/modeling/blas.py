@@ -43,7 +43,7 @@ def multiply(x: Floats, y: Floats, out: Floats, *, adds: bool = False) -> None:
         adds: add the product to what ``out`` holds.
 
     Raises:
-        ValueError: the shapes or the memory are others.
+        ValueError: the shapes, the dtype or the memory are others.
     """
     (rows, inner), columns = x.shape, y.shape[1]
     (x_order, x_step), (y_order, y_step), (out_order, out_step) = _layout(x), _layout(y), _layout(out)
@@ -60,6 +60,8 @@ def multiply(x: Floats, y: Floats, out: Floats, *, adds: bool = False) -> None:
 def _layout(matrix: Floats) -> tuple[int, int]:
     """Return the order of a matrix's memory, and the numbers from one row, or column, to the next."""
     rows, columns = matrix.shape
+    if matrix.dtype != np.float32:
+        raise ValueError(f"product: expected float32, got {matrix.dtype}")
     down, along = (step // BYTES for step in matrix.strides)
     if along == 1 and (rows == 1 or down >= columns):
         return PLAIN, max(down, columns)

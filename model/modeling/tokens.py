@@ -1,6 +1,6 @@
 """Steps on the tokens of a prompt and of an image, on arrays where a network runs on a CPU.
 
-A step of Paddle takes 5 to 20 µs before it computes anything, one of NumPy 2, and a prompt takes 250 of them. Each
+A step of Paddle takes 5 to 20 µs before it computes anything, one of NumPy 2, and a prompt takes hundreds. Each
 function here returns an array where it is given one; of tensors, which a GPU, gradients and an exported graph need, it
 returns a tensor. What an image has many of, MKL and oneDNN compute, where Paddle carries them.
 """

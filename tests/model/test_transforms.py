@@ -5,6 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from model.modeling.blas import product
 from model.transforms import (
     ROUGH_LOGIT,
     longest_side_size,
@@ -184,6 +185,15 @@ def bilinear(values, target, axis):
     source = values.shape[axis]
     at = ((np.arange(target) + 0.5) * source / target - 0.5).clip(0, source - 1)
     return np.apply_along_axis(lambda line: np.interp(at, np.arange(source), line), axis, values)
+
+
+@pytest.mark.parametrize("change", [np.fliplr, np.flipud, np.transpose, lambda x: x.astype(">f4"), np.float64])
+def test_logits_of_any_memory_give_the_mask_of_a_copy_in_order(change):
+    logits = change(np.random.RandomState(0).standard_normal((256, 256)).astype(np.float32))
+    sizes = (768, 1024), (600, 800), 1024
+    mask, _ = mask_and_areas(logits, *sizes, product=product)
+    expected, _ = mask_and_areas(np.array(logits, np.float32), *sizes)
+    assert np.count_nonzero(mask.to_array() ^ expected.to_array()) <= 2
 
 
 def test_a_small_object_in_a_large_photo_is_held_in_a_small_crop():

@@ -49,6 +49,8 @@ def test_a_product_is_written_or_added_to_a_part_of_an_array(shape, x_layout, y_
         (np.broadcast_to(draw(1, 3), (2, 3)), draw(3, 5), draw(2, 5)),
         (draw(2, 3), draw(3, 5)[::-1], draw(2, 5)),
         (draw(2, 3), draw(3, 5), draw(5, 2).T),
+        (draw(3, 4).astype(np.float64), draw(4, 5), draw(3, 5)),
+        (draw(3, 4), draw(4, 5).astype(">f4"), draw(3, 5)),
     ],
     ids=[
         "inner sizes",
@@ -57,6 +59,8 @@ def test_a_product_is_written_or_added_to_a_part_of_an_array(shape, x_layout, y_
         "repeated rows",
         "reversed rows",
         "transposed result",
+        "numbers twice as long",
+        "bytes in the other order",
     ],
 )
 def test_other_matrices_are_refused(x, y, out):
