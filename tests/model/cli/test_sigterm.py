@@ -63,7 +63,7 @@ def test_a_wait_for_the_network_ends_at_once(hanging, tmp_path, is_heard):
 @both
 def test_a_run_over_pictures_removes_its_half_written_file(tmp_path, number):
     picture = scene_file(0).data
-    for index in range(40):
+    for index in range(400):
         (tmp_path / f"{index}.png").write_bytes(picture)
     out = tmp_path / "masks.json"
     with start("segment", tmp_path, "--everything", "--points-per-side", "16", "--coco-out", out) as process:
