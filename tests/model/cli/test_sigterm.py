@@ -63,14 +63,14 @@ def test_a_wait_for_the_network_ends_at_once(hanging, tmp_path, is_heard):
 @both
 def test_a_run_over_pictures_removes_its_half_written_file(tmp_path, number):
     picture = scene_file(0).data
-    for index in range(400):
+    for index in range(40):
         (tmp_path / f"{index}.png").write_bytes(picture)
     out = tmp_path / "masks.json"
-    with start("segment", tmp_path, "--everything", "--points-per-side", "16", "--coco-out", out) as process:
+    with start("segment", tmp_path, "--everything", "--points-per-side", "64", "--coco-out", out) as process:
         part = tmp_path / "masks.json.part"
         while not part.exists():
             assert process.poll() is None, process.stderr.read()
-        time.sleep(2)  # it is at the pictures
+        time.sleep(2)  # it is at the first picture
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == ABORTED
