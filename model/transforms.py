@@ -222,10 +222,8 @@ def mask_and_areas(
     """
     logits = np.ascontiguousarray(logits, dtype=np.float32)
     axes = [_axis_weights(logits.shape[i], image_size, input_size[i], original_size[i]) for i in (0, 1)]
-    inner = [axes[i].span(np.flatnonzero((logits > 0).any(axis=1 - i))) for i in (0, 1)]
-    lowest = min((0.0, *levels))
-    reached = logits > lowest
-    spans = [axes[i].span(np.flatnonzero(reached.any(axis=1 - i))) for i in (0, 1)] if lowest < 0 else inner
+    inner, lowest = _spans(axes, logits > 0), min((0.0, *levels))
+    spans = _spans(axes, logits > lowest) if lowest < 0 else inner
     height, width = (span.stop - span.start for span in spans)
     if 0 in (height, width):
         return Mask(np.zeros((0, 0), dtype=np.bool_), (0, 0), original_size), (0,) * len(levels)
@@ -242,6 +240,11 @@ def mask_and_areas(
         crop = crop[top : top + inner[0].stop - inner[0].start, left : left + inner[1].stop - inner[1].start].copy()
     offset = (inner[1].start, inner[0].start) if crop.size else (0, 0)
     return Mask(crop if crop.size else np.zeros((0, 0), dtype=np.bool_), offset, original_size), tuple(areas)
+
+
+def _spans(axes: Sequence["_AxisWeights"], reached: npt.NDArray[np.bool_]) -> list[slice]:
+    """Return the runs of rows and columns of the photo that some logits (low, low) reach."""
+    return [axis.span(np.flatnonzero(reached.any(axis=1 - i))) for i, axis in enumerate(axes)]
 
 
 class _AxisWeights:
