@@ -151,14 +151,14 @@ def pool(x: Tensor, rows: int, columns: int, width: int) -> Tensor:
     return tensor(np.maximum(upper[:, :, :, 0], upper[:, :, :, 1]).reshape(n, -1, width))
 
 
-def exponentials_(scores: Floats) -> Floats | None:
-    """Replace scores by ``exp(scores - top)`` and return ``top`` (..., 1), None for 0.
+def exponentials_(scores: Floats, axis: int = -1) -> Floats | None:
+    """Replace scores by ``exp(scores - top)`` and return ``top``, the largest along an axis; None for 0.
 
     It keeps the exponentials within float32, so small scores do without it.
     """
     top = None
     if scores.max() > SAFE_SCORE or scores.min() < -SAFE_SCORE:  # much cheaper to find than the maximum of each row
-        top = scores.max(axis=-1, keepdims=True)
+        top = scores.max(axis=axis, keepdims=True)
         np.subtract(scores, top, out=scores)
     np.exp(scores, out=scores)
     return top

@@ -15,7 +15,7 @@ from paddle.nn import functional
 
 from model.modeling import blas, kernels, onednn
 from model.modeling.blas import Floats
-from model.modeling.kernels import SAFE_SCORE, is_on_cpu, memory, tensor
+from model.modeling.kernels import is_on_cpu, memory, tensor
 
 Tokens: TypeAlias = Any
 """Float32 numbers: a Tensor, or an array of NumPy, which have the same operators, ``reshape`` and ``sum``."""
@@ -140,9 +140,7 @@ def softmax_rows(scores: Tokens) -> Tokens:
     """Return the softmax over the last axis but one, of arrays in their memory."""
     if not isinstance(scores, np.ndarray):
         return functional.softmax(scores, axis=-2)
-    if scores.max() > SAFE_SCORE or scores.min() < -SAFE_SCORE:
-        np.subtract(scores, scores.max(axis=-2, keepdims=True), out=scores)
-    np.exp(scores, out=scores)
+    kernels.exponentials_(scores, axis=-2)
     return np.divide(scores, scores.sum(axis=-2, keepdims=True), out=scores)
 
 
