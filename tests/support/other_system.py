@@ -3,6 +3,7 @@
 What is missing on Windows is made unavailable before anything is imported; the rest stays this machine's.
 """
 
+import _thread
 import ctypes
 import os
 import platform
@@ -10,11 +11,8 @@ import runpy
 import select
 import signal
 import sys
+import threading
 from contextlib import suppress
-
-import cv2  # noqa: F401 - these choose by the platform's name, which stays
-import numpy as np  # noqa: F401
-import platformdirs  # noqa: F401
 
 MODULES = ("fcntl", "grp", "gunicorn", "pwd", "resource", "termios")
 ATTRIBUTES = {
@@ -33,8 +31,27 @@ class NoProgramItself(ctypes.CDLL):
         super().__init__(name, *arguments, **options)
 
 
+def keep_sigterm_from_paddle() -> None:
+    """Give SIGTERM to Python's handler alone: on Windows Paddle installs none, here it does.
+
+    Call it before anything starts a thread, which would take the signal.
+    """
+    wait = signal.sigwait
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def deliver():
+        while True:
+            _thread.interrupt_main(wait({signal.SIGTERM}))
+
+    threading.Thread(target=deliver, daemon=True).start()
+
+
 def take_away() -> None:
     """Make unavailable what Windows does not have."""
+    import cv2  # noqa: F401 - these choose by the platform's name, which stays
+    import numpy as np  # noqa: F401
+    import platformdirs  # noqa: F401
+
     platform.libc_ver = lambda *arguments: ("", "")
     platform.machine(), platform.processor()  # asked for once, by way of what is removed
     for name in MODULES:
@@ -47,6 +64,7 @@ def take_away() -> None:
 
 
 if __name__ == "__main__":
+    keep_sigterm_from_paddle()
     take_away()
     sys.argv[0] = "backend"
     runpy.run_module("backend", run_name="__main__")

@@ -19,6 +19,15 @@ from tests.support.wire_bodies import click_on, data_uri, encoded
 from tests.support.wire_reader import mask_of
 
 COMMAND = (sys.executable, "-m", "tests.support.other_system")
+ON_MACOS = """
+from backend.cli import serve
+from backend.cli.main import main
+from backend.web import single_process
+
+serve.server_for = lambda platform: single_process.Server
+main(prog_name="backend")
+"""
+AS_ON_MACOS = (sys.executable, "-c", ON_MACOS)
 
 
 def run(*arguments):
@@ -59,8 +68,11 @@ def test_several_processes_are_refused_in_one_sentence():
         single_process.Server(read({"WORKERS": "2"}), lambda: None)
 
 
+@pytest.mark.parametrize("is_loaded", [False, True])
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_stop_lets_a_click_in_hand_finish_and_ends_well(tmp_path, weights, how):
+@pytest.mark.parametrize("command", [COMMAND, AS_ON_MACOS], ids=["windows", "macos"])
+def test_a_stop_lets_a_click_in_hand_finish_and_ends_well(tmp_path, weights, command, how, is_loaded):
+    """Paddle, once it is loaded, has a handler of SIGTERM of its own on macOS, which would end the process at once."""
     reached, go = threading.Event(), threading.Event()
 
     def slowly(request):
@@ -69,8 +81,10 @@ def test_a_stop_lets_a_click_in_hand_finish_and_ends_well(tmp_path, weights, how
         return Reply(png(size_wh=(80, 60)))
 
     settings = {"PADDLE_SAM_WEIGHTS": weights, "PADDLE_SAM_ALLOWED_HOSTS": "127.0.0.1"}
-    with HttpServer() as images, serving(tmp_path, COMMAND, **settings, LABEL_STUDIO_URL=images.url) as server:
+    with HttpServer() as images, serving(tmp_path, command, **settings, LABEL_STUDIO_URL=images.url) as server:
         images.routes["/data/upload/1/a.png"] = slowly
+        if is_loaded:
+            wait_until(lambda: b"ready</span>" in server.ask("/", Accept="text/html")[1], 60)
         answers = []
         body = encoded(click_on("/data/upload/1/a.png"))
         clicking = threading.Thread(target=lambda: answers.append(server.ask("/predict", body)))
@@ -85,6 +99,7 @@ def test_a_stop_lets_a_click_in_hand_finish_and_ends_well(tmp_path, weights, how
     assert status == 200
     assert json.loads(answer)["results"][0]["result"] != []
     assert "Traceback" not in server.log
+    assert "FatalError" not in server.log
 
 
 def test_linux_has_gunicorn_and_macos_does_not_fork():
