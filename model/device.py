@@ -5,9 +5,9 @@ import logging
 import os
 import platform
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar, cast
@@ -16,6 +16,7 @@ import paddle
 from threadpoolctl import ThreadpoolController
 
 from model.errors import DeviceError
+from model.machine import core_of_its_own
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -141,9 +142,12 @@ class ThreadPool:
 
     def __init__(self, parts: int) -> None:
         self.parts = parts
-        self._pool = ThreadPoolExecutor(
-            max(1, parts - 1), thread_name_prefix="model", initializer=enter, initargs=("cpu",)
-        )
+        self._lock, self._calls, self._threads = threading.Lock(), 0, list[int]()
+        self._pool = ThreadPoolExecutor(max(1, parts - 1), thread_name_prefix="model", initializer=self._enter)
+
+    def _enter(self) -> None:
+        enter("cpu")
+        self._threads.append(threading.get_native_id())
 
     def map(self, function: Callable[[T], R], items: Sequence[T], /) -> list[R]:
         """Return ``[function(item) for item in items]``; a thread takes the next item when it is done with one.
@@ -159,10 +163,24 @@ class ThreadPool:
 
         helpers = [self._pool.submit(work) for _ in range(min(self.parts, len(items)) - 1)]
         try:
-            work()
+            with self._apart() if helpers else nullcontext():  # threads that start inherit the cores of the caller
+                work()
         finally:
             running = [helper for helper in helpers if not helper.cancel()]
             wait(running)
         for helper in running:
             helper.result()
         return cast(list[R], results)
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Keep the threads off the caller's core, unless several call at the same time: then all cores are in use."""
+        with self._lock:
+            self._calls += 1
+            is_alone = self._calls == 1
+        try:
+            with core_of_its_own(self._threads) if is_alone else nullcontext():
+                yield
+        finally:
+            with self._lock:
+                self._calls -= 1

@@ -7,7 +7,9 @@ import ctypes
 import os
 import platform
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: (1 << 31) - 1}
@@ -89,3 +91,37 @@ def release_gpu_memory() -> None:
 def cpu_count() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+@contextmanager
+def core_of_its_own(others: Iterable[int]) -> Iterator[None]:
+    """Keep the calling thread on its core while the block runs, and others on the other cores until further notice.
+
+    Linux may wake a thread on the core of the one that wakes it, while another core sleeps: measured on a virtual
+    machine, two threads shared a core after a pause of 0.1 s, and a decode took 37 in place of 22 ms. Nothing is
+    changed where there is one core, or where the system does not let it be changed.
+
+    Args:
+        others: native identifiers of threads of this process.
+    """
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+    if len(cores) < 2:
+        yield
+        return
+    own = {_getcpu()()}
+    try:
+        with suppress(OSError):  # the system forbids it, or a thread has ended
+            os.sched_setaffinity(0, own)
+            for thread in others:
+                os.sched_setaffinity(thread, cores - own)
+        yield
+    finally:
+        with suppress(OSError):
+            os.sched_setaffinity(0, cores)
+
+
+@cache
+def _getcpu() -> Callable[[], int]:
+    """Return the system's function for the core that the calling thread is on; it keeps the GIL, as it is short."""
+    getcpu: Callable[[], int] = ctypes.PyDLL(None).sched_getcpu
+    return getcpu

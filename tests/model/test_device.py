@@ -143,6 +143,62 @@ def test_a_thread_pool_does_the_work_of_a_caller_while_its_threads_are_busy_with
         holding.result()
 
 
+needs_cores = pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or cpu_count() < 2, reason="a thread cannot be kept off one of several cores"
+)
+
+
+@needs_cores
+def test_the_threads_of_a_pool_stay_off_the_callers_core():
+    pool, before, caller = devices.ThreadPool(2), os.sched_getaffinity(0), threading.get_ident()
+    both = threading.Barrier(2, timeout=10)
+
+    def cores_of_thread(_: int) -> tuple[int, set[int]]:
+        both.wait()
+        return threading.get_ident(), os.sched_getaffinity(0)
+
+    pool.map(cores_of_thread, [1, 2])  # starts the thread
+    cores = dict(pool.map(cores_of_thread, [1, 2]))
+    callers = cores.pop(caller)
+    assert len(callers) == 1
+    assert list(cores.values()) == [before - callers]
+    assert os.sched_getaffinity(0) == before
+
+
+@needs_cores
+def test_a_caller_may_use_all_cores_again_after_an_error():
+    before = os.sched_getaffinity(0)
+    with pytest.raises(ZeroDivisionError):
+        devices.ThreadPool(2).map(lambda item: 1 // item, [1, 0])
+    assert os.sched_getaffinity(0) == before
+
+
+@needs_cores
+def test_a_caller_that_finds_others_at_work_may_use_any_core():
+    pool, cores = devices.ThreadPool(2), os.sched_getaffinity(0)
+    began, end = threading.Barrier(3, timeout=10), threading.Event()
+
+    def hold(_: int) -> None:
+        began.wait()
+        assert end.wait(10)
+
+    with ThreadPoolExecutor(1) as other:
+        holding = other.submit(pool.map, hold, [1, 2])
+        began.wait()
+        assert pool.map(lambda item: os.sched_getaffinity(0), [1, 2]) == [cores, cores]
+        end.set()
+        holding.result()
+
+
+@needs_cores
+def test_a_system_that_does_not_let_threads_be_placed_computes_all_the_same(monkeypatch):
+    def refuse(thread, cores):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    assert devices.ThreadPool(2).map(lambda item: item + 1, [1, 2]) == [2, 3]
+
+
 @pytest.mark.parametrize("items", [[], [1]])
 def test_a_thread_pool_of_one_core_computes_in_the_calling_thread(items):
     assert devices.ThreadPool(1).map(lambda item: threading.get_ident(), items) == len(items) * [threading.get_ident()]
