@@ -64,10 +64,14 @@ class Decoder:
         self.encoder_version = self.prepared_version = checkpoint.encoder_version
         self.capabilities, self.device = checkpoint.capabilities, device
         self.prompt_encoder, self.mask_decoder = prompt_encoder, mask_decoder
-        on_cpu = device == "cpu"
-        self.batch_size = 1 if on_cpu else GPU_BATCH
-        self._parallel: Parallel = devices.ThreadPool(cpu_count()) if on_cpu else Sequential()
-        self._alone: Parallel = self._parallel if self.config.divides_decodes else Sequential()  # for a single prompt
+        self.batch_size = GPU_BATCH
+        self._parallel: Parallel = Sequential()  # for several prompts
+        self._alone: Parallel = Sequential()  # for the parts of a single one
+        if device == "cpu":
+            pool = devices.ThreadPool(cpu_count())
+            self.batch_size, self._parallel = 1, pool
+            if self.config.divides_decodes:
+                self._alone = devices.SpreadThreads(pool)
         self._in_turn = Sequential(self._alone.parts)  # the same parts, so that answers are the same to the bit
         devices.enter(device)
         self.image_pe = prompt_encoder.image_pe()

@@ -5,9 +5,9 @@ import logging
 import os
 import platform
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar, cast
@@ -149,10 +149,10 @@ class ThreadPool:
         enter("cpu")
         self._threads.append(threading.get_native_id())
 
-    def map(self, function: Callable[[T], R], items: Sequence[T], /) -> list[R]:
+    def map(self, function: Callable[[T], R], items: Sequence[T], /, *, apart: bool = False) -> list[R]:
         """Return ``[function(item) for item in items]``; a thread takes the next item when it is done with one.
 
-        Threads that are busy with another call's items are not waited for.
+        Threads that are busy with another call's items are not waited for. See `SpreadThreads` for ``apart``.
         """
         results: list[R | None] = [None] * len(items)
         left = iter(range(len(items)))  # next() of it is atomic
@@ -162,25 +162,32 @@ class ThreadPool:
                 results[index] = function(items[index])
 
         helpers = [self._pool.submit(work) for _ in range(min(self.parts, len(items)) - 1)]
+        with self._lock:
+            self._calls += 1
+            is_alone = self._calls == 1
         try:
-            with self._apart() if helpers else nullcontext():  # threads that start inherit the cores of the caller
+            with core_of_its_own(self._threads) if apart and helpers and is_alone else nullcontext():
                 work()
         finally:
+            with self._lock:
+                self._calls -= 1
             running = [helper for helper in helpers if not helper.cancel()]
             wait(running)
         for helper in running:
             helper.result()
         return cast(list[R], results)
 
-    @contextmanager
-    def _apart(self) -> Iterator[None]:
-        """Keep the threads off the caller's core, unless several call at the same time: then all cores are in use."""
-        with self._lock:
-            self._calls += 1
-            is_alone = self._calls == 1
-        try:
-            with core_of_its_own(self._threads) if is_alone else nullcontext():
-                yield
-        finally:
-            with self._lock:
-                self._calls -= 1
+
+class SpreadThreads:
+    """Maps as a `ThreadPool` does, the caller and its threads on different cores, for steps of a few milliseconds.
+
+    Where several threads map at the same time, all cores are in use, and the system places them. What is mapped must
+    not start threads of its own: they would inherit the cores of the thread that starts them.
+    """
+
+    def __init__(self, pool: ThreadPool) -> None:
+        self.parts, self._pool = pool.parts, pool
+
+    def map(self, function: Callable[[T], R], items: Sequence[T], /) -> list[R]:
+        """See `ThreadPool.map`."""
+        return self._pool.map(function, items, apart=True)

@@ -149,16 +149,20 @@ needs_cores = pytest.mark.skipif(
 
 
 @needs_cores
-def test_the_threads_of_a_pool_stay_off_the_callers_core():
-    pool, before, caller = devices.ThreadPool(2), os.sched_getaffinity(0), threading.get_ident()
+def test_spread_threads_stay_off_the_callers_core():
+    threads, before, caller = (
+        devices.SpreadThreads(devices.ThreadPool(2)),
+        os.sched_getaffinity(0),
+        threading.get_ident(),
+    )
     both = threading.Barrier(2, timeout=10)
 
     def cores_of_thread(_: int) -> tuple[int, set[int]]:
         both.wait()
         return threading.get_ident(), os.sched_getaffinity(0)
 
-    pool.map(cores_of_thread, [1, 2])  # starts the thread
-    cores = dict(pool.map(cores_of_thread, [1, 2]))
+    threads.map(cores_of_thread, [1, 2])  # starts the thread
+    cores = dict(threads.map(cores_of_thread, [1, 2]))
     callers = cores.pop(caller)
     assert len(callers) == 1
     assert list(cores.values()) == [before - callers]
@@ -169,7 +173,7 @@ def test_the_threads_of_a_pool_stay_off_the_callers_core():
 def test_a_caller_may_use_all_cores_again_after_an_error():
     before = os.sched_getaffinity(0)
     with pytest.raises(ZeroDivisionError):
-        devices.ThreadPool(2).map(lambda item: 1 // item, [1, 0])
+        devices.SpreadThreads(devices.ThreadPool(2)).map(lambda item: 1 // item, [1, 0])
     assert os.sched_getaffinity(0) == before
 
 
@@ -185,7 +189,8 @@ def test_a_caller_that_finds_others_at_work_may_use_any_core():
     with ThreadPoolExecutor(1) as other:
         holding = other.submit(pool.map, hold, [1, 2])
         began.wait()
-        assert pool.map(lambda item: os.sched_getaffinity(0), [1, 2]) == [cores, cores]
+        spread = devices.SpreadThreads(pool)
+        assert spread.map(lambda item: os.sched_getaffinity(0), [1, 2]) == [cores, cores]
         end.set()
         holding.result()
 
@@ -196,7 +201,7 @@ def test_a_system_that_does_not_let_threads_be_placed_computes_all_the_same(monk
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
-    assert devices.ThreadPool(2).map(lambda item: item + 1, [1, 2]) == [2, 3]
+    assert devices.SpreadThreads(devices.ThreadPool(2)).map(lambda item: item + 1, [1, 2]) == [2, 3]
 
 
 @pytest.mark.parametrize("items", [[], [1]])
