@@ -105,10 +105,10 @@ def core_of_its_own(others: Iterable[int]) -> Iterator[None]:
         others: native identifiers of threads of this process.
     """
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
-    if len(cores) < 2:
+    own = {current_core()} if len(cores) > 1 else cores
+    if not own < cores:  # one core, or the system does not know which one this is
         yield
         return
-    own = {_getcpu()()}
     try:
         with suppress(OSError):  # the system forbids it, or a thread has ended
             os.sched_setaffinity(0, own)
@@ -117,11 +117,16 @@ def core_of_its_own(others: Iterable[int]) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            os.sched_setaffinity(0, cores)
+            if os.sched_getaffinity(0) == own:  # not where the process was given other cores meanwhile
+                os.sched_setaffinity(0, cores)
+
+
+def current_core() -> int:
+    """Return the number of the core that the calling thread is on, on Linux; negative where the system has none."""
+    return _sched_getcpu()()
 
 
 @cache
-def _getcpu() -> Callable[[], int]:
-    """Return the system's function for the core that the calling thread is on; it keeps the GIL, as it is short."""
-    getcpu: Callable[[], int] = ctypes.PyDLL(None).sched_getcpu
-    return getcpu
+def _sched_getcpu() -> Callable[[], int]:
+    function: Callable[[], int] = ctypes.PyDLL(None).sched_getcpu  # keeps the GIL, as it is short
+    return function

@@ -12,6 +12,7 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from model import device as devices
+from model import machine
 from model.build import load_encoder
 from model.errors import DeviceError
 from model.machine import cpu_count
@@ -174,6 +175,32 @@ def test_a_caller_may_use_all_cores_again_after_an_error():
     before = os.sched_getaffinity(0)
     with pytest.raises(ZeroDivisionError):
         devices.SpreadThreads(devices.ThreadPool(2)).map(lambda item: 1 // item, [1, 0])
+    assert os.sched_getaffinity(0) == before
+
+
+@needs_cores
+def test_cores_that_a_caller_is_given_meanwhile_stay():
+    before, caller = os.sched_getaffinity(0), threading.get_ident()
+    both, given = threading.Barrier(2, timeout=10), list[set[int]]()
+
+    def work(_: int) -> None:
+        both.wait()
+        if threading.get_ident() == caller:
+            given.append(before - os.sched_getaffinity(0))
+            os.sched_setaffinity(0, given[0])
+
+    try:
+        devices.SpreadThreads(devices.ThreadPool(2)).map(work, [1, 2])
+        assert given == [os.sched_getaffinity(0)]
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@needs_cores
+def test_a_system_that_does_not_know_a_threads_core_computes_all_the_same(monkeypatch):
+    before = os.sched_getaffinity(0)
+    monkeypatch.setattr(machine, "current_core", lambda: -1)
+    assert devices.SpreadThreads(devices.ThreadPool(2)).map(lambda item: item + 1, [1, 2]) == [2, 3]
     assert os.sched_getaffinity(0) == before
 
 
