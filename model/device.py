@@ -143,11 +143,9 @@ class ThreadPool:
     def __init__(self, parts: int) -> None:
         self.parts = parts
         self._lock, self._calls, self._threads = threading.Lock(), 0, list[int]()
-        self._pool = ThreadPoolExecutor(max(1, parts - 1), thread_name_prefix="model", initializer=self._enter)
-
-    def _enter(self) -> None:
-        enter("cpu")
-        self._threads.append(threading.get_native_id())
+        self._pool = ThreadPoolExecutor(
+            max(1, parts - 1), thread_name_prefix="model", initializer=_begin, initargs=(self._threads,)
+        )
 
     def map(self, function: Callable[[T], R], items: Sequence[T], /, *, apart: bool = False) -> list[R]:
         """Return ``[function(item) for item in items]``; a thread takes the next item when it is done with one.
@@ -176,6 +174,12 @@ class ThreadPool:
         for helper in running:
             helper.result()
         return cast(list[R], results)
+
+
+def _begin(threads: list[int]) -> None:
+    """Begin a thread of a pool, whose end it would prevent if it knew the pool itself."""
+    enter("cpu")
+    threads.append(threading.get_native_id())
 
 
 class SpreadThreads:

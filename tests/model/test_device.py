@@ -144,6 +144,20 @@ def test_a_thread_pool_does_the_work_of_a_caller_while_its_threads_are_busy_with
         holding.result()
 
 
+def test_the_threads_of_a_pool_end_with_it():
+    pool, both, threads = devices.ThreadPool(2), threading.Barrier(2, timeout=10), set[threading.Thread]()
+
+    def work(_: int) -> None:
+        both.wait()
+        threads.add(threading.current_thread())
+
+    pool.map(work, [1, 2])
+    del pool
+    [thread] = threads - {threading.current_thread()}
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 needs_cores = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity") or cpu_count() < 2, reason="a thread cannot be kept off one of several cores"
 )
