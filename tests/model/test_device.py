@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import paddle
@@ -128,7 +129,9 @@ def test_a_thread_pool_keeps_order_uses_its_threads_and_passes_errors_on():
         pool.map(lambda item: 1 // item, [1, 0])
 
 
-def test_a_thread_pool_does_the_work_of_a_caller_while_its_threads_are_busy_with_anothers():
+@contextmanager
+def busy_pool():
+    """A pool of two threads, both of which hold an item of another caller until the block ends."""
     pool = devices.ThreadPool(2)
     began, end = threading.Barrier(3, timeout=10), threading.Event()
 
@@ -139,9 +142,14 @@ def test_a_thread_pool_does_the_work_of_a_caller_while_its_threads_are_busy_with
     with ThreadPoolExecutor(1) as other:
         holding = other.submit(pool.map, hold, [1, 2])
         began.wait()
-        assert pool.map(lambda item: threading.get_ident(), [1, 2, 3]) == 3 * [threading.get_ident()]
+        yield pool
         end.set()
         holding.result()
+
+
+def test_a_thread_pool_does_the_work_of_a_caller_while_its_threads_are_busy_with_anothers():
+    with busy_pool() as pool:
+        assert pool.map(lambda item: threading.get_ident(), [1, 2, 3]) == 3 * [threading.get_ident()]
 
 
 def test_the_threads_of_a_pool_end_with_it():
@@ -165,12 +173,8 @@ needs_cores = pytest.mark.skipif(
 
 @needs_cores
 def test_spread_threads_stay_off_the_callers_core():
-    threads, before, caller = (
-        devices.SpreadThreads(devices.ThreadPool(2)),
-        os.sched_getaffinity(0),
-        threading.get_ident(),
-    )
-    both = threading.Barrier(2, timeout=10)
+    threads, both = devices.SpreadThreads(devices.ThreadPool(2)), threading.Barrier(2, timeout=10)
+    before, caller = os.sched_getaffinity(0), threading.get_ident()
 
     def cores_of_thread(_: int) -> tuple[int, set[int]]:
         both.wait()
@@ -220,20 +224,10 @@ def test_a_system_that_does_not_know_a_threads_core_computes_all_the_same(monkey
 
 @needs_cores
 def test_a_caller_that_finds_others_at_work_may_use_any_core():
-    pool, cores = devices.ThreadPool(2), os.sched_getaffinity(0)
-    began, end = threading.Barrier(3, timeout=10), threading.Event()
-
-    def hold(_: int) -> None:
-        began.wait()
-        assert end.wait(10)
-
-    with ThreadPoolExecutor(1) as other:
-        holding = other.submit(pool.map, hold, [1, 2])
-        began.wait()
+    cores = os.sched_getaffinity(0)
+    with busy_pool() as pool:
         spread = devices.SpreadThreads(pool)
         assert spread.map(lambda item: os.sched_getaffinity(0), [1, 2]) == [cores, cores]
-        end.set()
-        holding.result()
 
 
 @needs_cores
